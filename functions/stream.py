@@ -1,0 +1,214 @@
+"""The stream door: requests queue in, predictions queue and predictions table out."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+
+from threefold.errors import NotServable, ThreefoldError
+from threefold.names import Metric
+from threefold.outcomes import OutcomeTable, Place
+from threefold.predictor import Predictor, open_predictor, warm
+from threefold.protocols import message as protocol
+from threefold.queues import QueueSender
+from threefold.release import MODEL_NAME
+from threefold.request import Records, Request, Tensors, record_keys
+from threefold.settings import Settings
+from threefold.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from threefold.protocols.message import Message
+
+Event = dict[str, Any]
+# Left before the function's deadline to say what was not done.
+RESERVE_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class _Delivery:
+    """One SQS message on its way to an outcome."""
+
+    message_id: str
+    receives: int
+    message: Message | None = None
+    outcome: dict[str, Any] | None = None
+    place: Place | None = None
+    stored: bool = False
+
+
+def handler(event: Event, context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lambda's context
+    """Score one SQS batch; what could not be finished is returned for another try."""
+    started = time.perf_counter()
+    telemetry = _telemetry()
+    deadline = time.monotonic() + context.get_remaining_time_in_millis() / 1000 - RESERVE_SECONDS
+    deliveries = [_decode(record) for record in event["Records"]]
+    failed: dict[str, str] = {}
+    try:
+        _place(deliveries)
+        _recall(deliveries)
+        _score(deliveries, failed)
+        _store(deliveries, failed, deadline)
+        _send(deliveries, failed, deadline)
+    except Exception as error:  # the last line of defence: what is not sent goes back to the queue
+        telemetry.logger.exception("batch failed")
+        failed |= {delivery.message_id: repr(error) for delivery in deliveries}
+    if failed:
+        telemetry.add(Metric.ERRORS, len(failed))
+        telemetry.logger.warning("messages returned", count=len(failed), reasons=sorted(set(failed.values()))[:5])
+    sent_at = min((int(record["attributes"]["SentTimestamp"]) for record in event["Records"]), default=0)
+    telemetry.add(Metric.STREAM_LAG, max(0, time.time() * 1000 - sent_at))
+    telemetry.flush(started, messages=len(deliveries), returned=len(failed))
+    return {"batchItemFailures": [{"itemIdentifier": identifier} for identifier in failed]}
+
+
+def _decode(record: Mapping[str, Any]) -> _Delivery:
+    delivery = _Delivery(record["messageId"], int(record["attributes"]["ApproximateReceiveCount"]))
+    identity = protocol.identity(record)
+    try:
+        delivery.message = protocol.decode(record["body"], identity)
+    except ThreefoldError as error:
+        delivery.outcome = _rejection(identity[0], None, error)
+    return delivery
+
+
+def _place(deliveries: Sequence[_Delivery]) -> None:
+    """Say where each outcome stands: the same place at every delivery."""
+    predictor = _predictor()
+    for delivery in deliveries:
+        message = delivery.message
+        if message is None or not MODEL_NAME.fullmatch(message.model):
+            continue
+        key = message.key
+        if key is None and message.record is not None:
+            try:
+                keys = record_keys([message.record], predictor.key_field(message.model))
+                key = keys[0] if keys else None
+            except ThreefoldError:
+                key = None  # Scoring will meet the same error, and answers it.
+        delivery.message = message if key == message.key else message.with_key(key)
+        delivery.place = Place(message.model, key or message.id, message.at_ms, message.id)
+
+
+def _recall(deliveries: Sequence[_Delivery]) -> None:
+    """First answer wins: what was delivered before may have its outcome already."""
+    again = [delivery for delivery in deliveries if delivery.receives > 1 and delivery.place is not None]
+    if not again:
+        return
+    found = _table().find([delivery.place for delivery in again if delivery.place is not None])
+    for delivery in again:
+        assert delivery.place is not None
+        if (outcome := found.get((delivery.place.pk, delivery.place.sk))) is not None:
+            delivery.outcome, delivery.stored = outcome, True
+
+
+def _score(deliveries: Sequence[_Delivery], failed: dict[str, str]) -> None:
+    """One call per model and form, whatever the number of messages."""
+    groups: dict[tuple[Any, ...], list[_Delivery]] = defaultdict(list)
+    for delivery in deliveries:
+        if delivery.outcome is None and delivery.message is not None:
+            groups[delivery.message.group()].append(delivery)
+    telemetry = _telemetry()
+    for members in groups.values():
+        messages = [delivery.message for delivery in members if delivery.message is not None]
+        rows = (
+            Records([message.record for message in messages if message.record is not None])
+            if messages[0].record is not None
+            else Tensors([message.tensors for message in messages if message.tensors is not None])
+        )
+        request = Request(
+            model=messages[0].model,
+            rows=rows,
+            ids=[message.id for message in messages],
+            keys=[message.key for message in messages],
+        )
+        try:
+            outcomes = _predictor().predict(request)
+        except NotServable as error:
+            failed |= {delivery.message_id: str(error) for delivery in members}
+            continue
+        except ThreefoldError as error:
+            for delivery, message in zip(members, messages, strict=True):
+                delivery.outcome = _rejection(message.id, message, error)
+            continue
+        telemetry.outcomes(outcomes)
+        for delivery, prediction in zip(members, outcomes.predictions(), strict=True):
+            delivery.outcome = prediction
+
+
+def _store(deliveries: Sequence[_Delivery], failed: dict[str, str], deadline: float) -> None:
+    table, now_ms = _table(), time.time_ns() // 1_000_000
+    items = [
+        table.item(delivery.place, delivery.outcome, now_ms=now_ms)
+        for delivery in deliveries
+        if delivery.place is not None and delivery.outcome is not None and not delivery.stored
+    ]
+    if unwritten := set(table.write(items, deadline=deadline)):
+        for delivery in deliveries:
+            if delivery.place is not None and (delivery.place.pk, delivery.place.sk) in unwritten:
+                failed[delivery.message_id] = "predictions table: want the outcome written, got no time for it"
+
+
+def _send(deliveries: Sequence[_Delivery], failed: dict[str, str], deadline: float) -> None:
+    ready = [delivery for delivery in deliveries if delivery.outcome is not None and delivery.message_id not in failed]
+    bodies = [protocol.encode(delivery.outcome) for delivery in ready if delivery.outcome is not None]
+    for position, reason in _sender().send(bodies, deadline=deadline).items():
+        failed[ready[position].message_id] = reason
+
+
+def _rejection(identifier: str, message: Message | None, error: ThreefoldError) -> dict[str, Any]:
+    """An error outcome: permanent, so that a retry could not change it."""
+    at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    outcome = {
+        "id": identifier,
+        "model": message.model if message else None,
+        "key": message.key if message else None,
+        "status": "rejected",
+        "code": error.code,
+        "message": str(error),
+        "at": at,
+    }
+    return {name: value for name, value in outcome.items() if value is not None}
+
+
+@cache
+def _settings() -> Settings:
+    return Settings.from_env()
+
+
+@cache
+def _telemetry() -> Telemetry:
+    return Telemetry(_settings())
+
+
+@cache
+def _predictor() -> Predictor:
+    return open_predictor(_settings(), _telemetry().add)
+
+
+@cache
+def _table() -> OutcomeTable:
+    settings = _settings()
+    client = boto3.client("dynamodb", config=Config(max_pool_connections=16, parameter_validation=False))
+    return OutcomeTable(client, settings.predictions_table, ttl_days=settings.ttl_days)
+
+
+@cache
+def _sender() -> QueueSender:
+    client = boto3.client("sqs", config=Config(max_pool_connections=16, parameter_validation=False))
+    return QueueSender(client, _settings().predictions_queue_url)
+
+
+if _settings().initialization:
+    # Lambda's initialization is the time to pay for clients and champions.
+    _table()
+    _sender()
+    warm(_predictor(), _telemetry().logger)

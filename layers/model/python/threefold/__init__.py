@@ -1,0 +1,1 @@
+"""Threefold: one ONNX model, three doors on AWS Lambda."""

@@ -1,0 +1,106 @@
+"""Every deliberate error: a stable code, whether a retry can help, and a message of what, wanted, got."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ThreefoldError(Exception):
+    """The root of all deliberate errors. Doors map `code` to their own answer."""
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+
+
+class Malformed(ThreefoldError):
+    """The bytes are not what the protocol asks for: broken JSON, a missing or mistyped envelope field."""
+
+    code = "malformed"
+
+
+class UnsupportedMediaType(ThreefoldError):
+    """The body's media type is not one this door reads."""
+
+    code = "unsupported_media_type"
+
+
+class TooLarge(ThreefoldError):
+    """The body or the answer is larger than the door carries."""
+
+    code = "too_large"
+
+
+class OutsideSignature(ThreefoldError):
+    """Well-formed, but not within the model's signature."""
+
+    code = "outside_signature"
+
+
+class UnknownModel(ThreefoldError):
+    """No release for this model, or no such version in its release."""
+
+    code = "unknown_model"
+
+
+class UnknownRoute(ThreefoldError):
+    """No such path."""
+
+    code = "unknown_route"
+
+
+class MethodNotAllowed(ThreefoldError):
+    """The path exists, but not with this method."""
+
+    code = "method_not_allowed"
+
+
+class Forbidden(ThreefoldError):
+    """The caller may not call this model, whether or not it exists."""
+
+    code = "forbidden"
+
+
+class NotServable(ThreefoldError):
+    """The model exists, but cannot be served now."""
+
+    code = "not_servable"
+    retryable = True
+
+
+class RegistryUnreachable(NotServable):
+    """The versioned bucket does not answer."""
+
+    code = "registry_unreachable"
+
+
+class InvalidPackage(NotServable):
+    """A model package that must not be served: digest, files, signature or self-check are wrong."""
+
+    code = "invalid_package"
+    retryable = False
+
+
+class InvalidManifest(ThreefoldError):
+    """A model.yaml or a document that cannot be read as its schema."""
+
+    code = "invalid_manifest"
+
+
+class ReleaseConflict(ThreefoldError):
+    """Somebody else changed the release document first."""
+
+    code = "release_conflict"
+    retryable = True
+
+
+class InvalidTable(ThreefoldError):
+    """An uploaded file that cannot be a job: no header, missing columns, unreadable text."""
+
+    code = "invalid_table"
+
+
+class StorageUnavailable(ThreefoldError):
+    """Outcomes could not be stored or sent within the time there was."""
+
+    code = "storage_unavailable"
+    retryable = True

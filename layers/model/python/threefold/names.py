@@ -1,0 +1,73 @@
+"""Names that more than one room uses: metrics, dimensions, routes, objects, stack outputs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+VERSION: Final = "0.1.0"
+NAMESPACE: Final = "Threefold"
+
+
+class Metric:
+    """CloudWatch metric names."""
+
+    PREDICTIONS: Final = "Predictions"
+    ABSTAINED: Final = "Abstained"
+    REJECTED: Final = "Rejected"
+    ERRORS: Final = "Errors"
+    LATENCY: Final = "LatencyMs"
+    MODEL_LOAD: Final = "ModelLoadMs"
+    COLD_START: Final = "ColdStart"
+    RELEASE_STALE: Final = "ReleaseStale"
+    PACKAGE_REFUSED: Final = "PackageRefused"
+    BATCH_ROWS: Final = "BatchRows"
+    STREAM_LAG: Final = "StreamLagMs"
+
+
+class Prefix:
+    """Key prefixes of the versioned model bucket."""
+
+    PACKAGES: Final = "packages/"
+    RELEASES: Final = "releases/"
+    MODEL_LAYER: Final = "layers/model/"
+
+
+class Context:
+    """CDK context keys; docs/configuration.md has the table."""
+
+    STAGE: Final = "stage"
+    AUTH: Final = "auth"
+    MODEL_LAYER_KEY: Final = "modelLayerKey"
+    MODEL_LAYER_VERSION: Final = "modelLayerVersion"
+
+
+class Output:
+    """Stack outputs, which every address is read from."""
+
+    API_URL: Final = "ApiUrl"
+    MODEL_BUCKET: Final = "ModelBucket"
+    INBOX_BUCKET: Final = "InboxBucket"
+    RESULTS_BUCKET: Final = "ResultsBucket"
+    REQUESTS_QUEUE_URL: Final = "RequestsQueueUrl"
+    PREDICTIONS_QUEUE_URL: Final = "PredictionsQueueUrl"
+    DEAD_LETTER_QUEUE_URL: Final = "DeadLetterQueueUrl"
+    PREDICTIONS_TABLE: Final = "PredictionsTable"
+    JOBS_TABLE: Final = "JobsTable"
+
+
+# API Gateway's HTTP API routes that the predict function answers; `{model}` and `{version}` are one segment each.
+PREDICT_ROUTES: Final = (
+    ("GET", "/v2"),
+    ("GET", "/v2/health/live"),
+    ("GET", "/v2/health/ready"),
+    ("GET", "/v2/models/{model}"),
+    ("GET", "/v2/models/{model}/ready"),
+    ("POST", "/v2/models/{model}/infer"),
+    ("GET", "/v2/models/{model}/versions/{version}"),
+    ("GET", "/v2/models/{model}/versions/{version}/ready"),
+    ("POST", "/v2/models/{model}/versions/{version}/infer"),
+    ("POST", "/models/{model}/predictions"),
+    ("GET", "/models"),
+    ("GET", "/models/{model}"),
+)
+OPEN_ROUTES: Final = frozenset({"/v2/health/live", "/v2/health/ready"})

@@ -1,0 +1,220 @@
+"""The predictions table: outcomes under keys that a retry lands on again."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import numpy as np
+
+from threefold.errors import StorageUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+T = TypeVar("T")
+Item = dict[str, Any]
+Key = tuple[str, str]
+
+# https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchWriteItem.html and API_BatchGetItem.html
+WRITES_PER_CALL: Final = 25
+READS_PER_CALL: Final = 100
+# DynamoDB's numbers hold 38 digits between these magnitudes.
+_LEAST, _MOST = 1e-130, 9.9e125
+# A partition key holds 2,048 bytes; beyond this a record's key is cut and told apart by its hash.
+_KEY_BYTES: Final = 512
+_FIRST_WAIT_SECONDS: Final = 0.05
+_LONGEST_WAIT_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an outcome stands: the same for every try at the same record.
+
+    Attributes:
+        key: the record's own key, or its prediction id where it has none.
+        at_ms: the record's time, milliseconds since 1970.
+        source: what tells two records of one key and time apart: a message id, or a job and row.
+    """
+
+    model: str
+    key: str
+    at_ms: int
+    source: str
+
+    @property
+    def pk(self) -> str:
+        """The partition key."""
+        return f"{self.model}#{_capped(self.key)}"
+
+    @property
+    def sk(self) -> str:
+        """The sort key: by time first, in fixed width, so that the newest is one descending query."""
+        return f"{self.at_ms:014d}#{self.source}"
+
+
+class OutcomeTable:
+    """Writes outcomes in batches and reads them back."""
+
+    def __init__(
+        self,
+        client: DynamoDBClient,
+        table: str,
+        *,
+        ttl_days: int,
+        threads: int = 4,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Make a table.
+
+        Args:
+            client: a DynamoDB client; parameter validation may be off, for items are typed here.
+            table: the table's name.
+            ttl_days: how long an outcome stays.
+            threads: calls in flight at a time.
+            sleep: waits between tries.
+        """
+        self._client = client
+        self._table = table
+        self._ttl_seconds = ttl_days * 86_400
+        self._threads = threads
+        self._sleep = sleep
+
+    def item(self, place: Place, prediction: Mapping[str, Any], *, now_ms: int) -> Item:
+        """An outcome as DynamoDB takes it: one of `Outcomes.predictions()`, typed."""
+        item = {name: to_attribute(value) for name, value in prediction.items() if value is not None}
+        item["pk"] = {"S": place.pk}
+        item["sk"] = {"S": place.sk}
+        item["expires"] = {"N": str(now_ms // 1000 + self._ttl_seconds)}
+        return item
+
+    def write(self, items: Iterable[Item], *, deadline: float) -> list[Key]:
+        """Write items; what DynamoDB leaves unprocessed is tried again until the deadline.
+
+        Args:
+            items: distinct or not: of two with one key, the first is written.
+            deadline: on the monotonic clock.
+
+        Returns:
+            The keys of the items that could not be written in time.
+        """
+        distinct: dict[Key, Item] = {}
+        for item in items:
+            distinct.setdefault((item["pk"]["S"], item["sk"]["S"]), item)
+        batches = list(_batches(list(distinct.values()), WRITES_PER_CALL))
+        if len(batches) <= 1:
+            return [key for batch in batches for key in self._write_batch(batch, deadline)]
+        with ThreadPoolExecutor(self._threads) as pool:
+            return [key for left in pool.map(lambda batch: self._write_batch(batch, deadline), batches) for key in left]
+
+    def find(self, places: Sequence[Place]) -> dict[Key, dict[str, Any]]:
+        """The outcomes that stand at some places already, by (pk, sk).
+
+        Raises:
+            StorageUnavailable: the table left some of the keys unread.
+        """
+        found: dict[Key, dict[str, Any]] = {}
+        now = time.time()
+        wanted = [{"pk": {"S": place.pk}, "sk": {"S": place.sk}} for place in places]
+        distinct = list({(key["pk"]["S"], key["sk"]["S"]): key for key in wanted}.values())
+        for keys in _batches(distinct, READS_PER_CALL):
+            request: Any = {self._table: {"Keys": keys, "ConsistentRead": True}}
+            for wait in _waits():
+                response = self._client.batch_get_item(RequestItems=request)
+                for item in response.get("Responses", {}).get(self._table, []):
+                    values = {name: from_attribute(value) for name, value in item.items()}
+                    # DynamoDB deletes expired items within days, not at once.
+                    if values.pop("expires") > now:
+                        found[values.pop("pk"), values.pop("sk")] = values
+                request = response.get("UnprocessedKeys")
+                if not request:
+                    break
+                self._sleep(wait)
+            else:
+                message = f"predictions table: want all of {len(keys)} keys read, got some unprocessed"
+                raise StorageUnavailable(message)
+        return found
+
+    def _write_batch(self, batch: Sequence[Item], deadline: float) -> list[Key]:
+        requests: Any = {self._table: [{"PutRequest": {"Item": item}} for item in batch]}
+        wait = _FIRST_WAIT_SECONDS
+        while True:
+            try:
+                requests = self._client.batch_write_item(RequestItems=requests).get("UnprocessedItems")
+            except self._client.exceptions.ProvisionedThroughputExceededException:
+                pass
+            except self._client.exceptions.RequestLimitExceeded:
+                pass
+            if not requests:
+                return []
+            if time.monotonic() + wait > deadline:
+                items = [request["PutRequest"]["Item"] for request in requests[self._table]]
+                return [(item["pk"]["S"], item["sk"]["S"]) for item in items]
+            self._sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+            wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+
+
+def milliseconds(at: str) -> int:
+    """An ISO 8601 time in UTC as milliseconds since 1970."""
+    moment = datetime.fromisoformat(at)
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def to_attribute(value: Any) -> dict[str, Any]:  # noqa: ANN401, PLR0911 - JSON and numpy's scalars
+    """A JSON value as a DynamoDB attribute; floats by their shortest text, non-finite ones as strings."""
+    if isinstance(value, str):
+        return {"S": value}
+    if isinstance(value, bool | np.bool_):
+        return {"BOOL": bool(value)}
+    if isinstance(value, int | np.integer):
+        return {"N": str(value)}
+    if isinstance(value, float | np.floating):
+        return _number(value)
+    if value is None:
+        return {"NULL": True}
+    if isinstance(value, dict):
+        return {"M": {str(name): to_attribute(part) for name, part in value.items()}}
+    return {"L": [to_attribute(part) for part in value]}
+
+
+def from_attribute(attribute: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
+    """What `to_attribute` wrote, as JSON."""
+    ((kind, value),) = attribute.items()
+    if kind == "N":
+        return int(value) if value.lstrip("-").isdigit() else float(value)
+    if kind == "M":
+        return {name: from_attribute(part) for name, part in value.items()}
+    if kind == "L":
+        return [from_attribute(part) for part in value]
+    return None if kind == "NULL" else value
+
+
+def _number(value: Any) -> dict[str, str]:  # noqa: ANN401 - a float of any width
+    if not math.isfinite(value):
+        return {"S": "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")}
+    if value != 0 and not _LEAST <= abs(value) <= _MOST:
+        return {"S": str(value)}
+    return {"N": str(value)}
+
+
+def _capped(key: str) -> str:
+    encoded = key.encode()
+    if len(encoded) <= _KEY_BYTES:
+        return key
+    return f"{encoded[:_KEY_BYTES].decode(errors='ignore')}~{hashlib.sha256(encoded).hexdigest()}"
+
+
+def _waits() -> list[float]:
+    return [min(_FIRST_WAIT_SECONDS * 2**i, _LONGEST_WAIT_SECONDS) for i in range(8)]
+
+
+def _batches(things: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (things[start : start + size] for start in range(0, len(things), size))

@@ -1,0 +1,268 @@
+"""The model package: its manifest, its digest, and the way into a zip and out of it again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import shutil
+import stat
+import tempfile
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from threefold.errors import InvalidManifest, InvalidPackage
+from threefold.release import check_schema
+from threefold.signature import Signature
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SCHEMA: Final = 1
+MANIFEST: Final = "manifest.json"
+MODEL: Final = "model.onnx"
+# A package is a flat folder of data files: nothing to traverse, nothing to run.
+FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MAXIMUM_FILES: Final = 16
+# Lambda's /tmp is 512 MB unless it is made larger, and a package must fit beside its zip.
+MAXIMUM_BYTES: Final = 2 * 1024**3
+# Weights and CSVs deflate by less than 20; a bomb by 1,000.
+MAXIMUM_RATIO: Final = 200
+_RATIO_FREE_BYTES: Final = 1024**2
+
+Kind = Literal["classification", "regression", "tensors"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """Which output tensors mean what.
+
+    Attributes:
+        label: the output that holds the predicted class, of a classification.
+        scores: the output that holds a score per class, shape [n, classes].
+        value: the output that holds the predicted value, of a regression.
+        classes: the classes in the order of `scores`.
+    """
+
+    kind: Kind
+    label: str | None = None
+    scores: str | None = None
+    value: str | None = None
+    classes: tuple[str | int, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The output as the manifest keeps it."""
+        return {
+            "kind": self.kind,
+            "label": self.label,
+            "scores": self.scores,
+            "value": self.value,
+            "classes": list(self.classes),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Output:
+        """Read what `to_json` wrote."""
+        return cls(**{**document, "classes": tuple(document["classes"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """The quality assets that a package must pass to be served: file names within the package, and a metric's range."""
+
+    examples: str | None = None
+    confidence: str | None = None
+    metric: str | None = None
+    acceptable: tuple[float, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The gate as the manifest keeps it."""
+        return {
+            "examples": self.examples,
+            "confidence": self.confidence,
+            "metric": self.metric,
+            "acceptable": self.acceptable and list(self.acceptable),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Gate:
+        """Read what `to_json` wrote."""
+        return cls(**{**document, "acceptable": document["acceptable"] and tuple(document["acceptable"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The facts of one model package. How it is operated stands in the release document.
+
+    Attributes:
+        key: the field of a record that is its own id, if it has one.
+        reference: the file that drift is measured against.
+        training: data and script digests, library versions, time.
+        bake: whether the model layer carries this package while it is champion.
+    """
+
+    name: str
+    version: str
+    signature: Signature
+    output: Output
+    description: str = ""
+    key: str | None = None
+    gate: Gate = Gate()
+    reference: str | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    bake: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as the package keeps it."""
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "version": self.version,
+            "description": self.description,
+            "key": self.key,
+            "signature": self.signature.to_json(),
+            "output": self.output.to_json(),
+            "gate": self.gate.to_json(),
+            "reference": self.reference,
+            "training": dict(self.training),
+            "bake": self.bake,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Manifest:
+        """Read a manifest.
+
+        Raises:
+            InvalidManifest: it has a newer schema, or it is no manifest.
+        """
+        try:
+            check_schema("manifest", document["schema"], SCHEMA)
+            return cls(
+                name=document["name"],
+                version=document["version"],
+                description=document["description"],
+                key=document["key"],
+                signature=Signature.from_json(document["signature"]),
+                output=Output.from_json(document["output"]),
+                gate=Gate.from_json(document["gate"]),
+                reference=document["reference"],
+                training=document["training"],
+                bake=document["bake"],
+            )
+        except (KeyError, TypeError) as error:
+            message = f"manifest: want the fields of schema {SCHEMA}, got {error!r}"
+            raise InvalidManifest(message) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A model package in a folder: immutable, and known by its digest."""
+
+    folder: Path
+    digest: str
+    manifest: Manifest
+
+    @property
+    def model_path(self) -> Path:
+        """The ONNX file."""
+        return self.folder / MODEL
+
+    def examples(self) -> list[dict[str, Any]]:
+        """The end-to-end set: what goes in and what must come out."""
+        if self.manifest.gate.examples is None:
+            return []
+        text = (self.folder / self.manifest.gate.examples).read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def digest_of(folder: Path) -> str:
+    """Compute a package's identity: the same on every machine, whatever the zip's bytes.
+
+    It is the SHA-256 of the compact JSON list of [path, size in bytes, SHA-256], sorted by path.
+    """
+    entries = []
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            entries.append([path.name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()])
+    return hashlib.sha256(json.dumps(entries, separators=(",", ":")).encode()).hexdigest()
+
+
+def open_package(folder: Path, digest: str) -> Package:
+    """Read the package in a folder whose digest is known already.
+
+    Raises:
+        InvalidPackage: the manifest is missing or unreadable.
+    """
+    try:
+        document = json.loads((folder / MANIFEST).read_bytes())
+        return Package(folder, digest, Manifest.from_json(document))
+    except (OSError, ValueError, InvalidManifest) as error:
+        message = f"package {digest[:12]}: want a readable {MANIFEST}, got {error}"
+        raise InvalidPackage(message) from error
+
+
+def pack(folder: Path) -> bytes:
+    """Zip a package folder, with fixed times and order."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.iterdir()):
+            archive.writestr(zipfile.ZipInfo(path.name, (1980, 1, 1, 0, 0, 0)), path.read_bytes(), zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def unpack(content: Path, digest: str, target: Path) -> Package:
+    """Unpack a zip into `target`: checked before it is unpacked, verified before it is seen, renamed at once.
+
+    Args:
+        content: the zip file.
+        digest: the identity that the files must have.
+        target: the folder to make; one that is there already is kept.
+
+    Raises:
+        InvalidPackage: anything but a flat set of data files with that digest.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{digest[:12]}-", dir=target.parent))
+    try:
+        with zipfile.ZipFile(content) as archive:
+            _check_entries(archive, digest)
+            archive.extractall(staging)
+        if (got := digest_of(staging)) != digest:
+            message = f"package: want digest {digest}, got {got}"
+            raise InvalidPackage(message)
+        if not target.exists():
+            staging.rename(target)
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        if target.exists():  # Somebody else unpacked the same digest meanwhile.
+            return open_package(target, digest)
+        message = f"package {digest[:12]}: want a whole zip file, got {error}"
+        raise InvalidPackage(message) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return open_package(target, digest)
+
+
+def _check_entries(archive: zipfile.ZipFile, digest: str) -> None:
+    entries = archive.infolist()
+    names = [entry.filename for entry in entries]
+    wrong: str | None = None
+    if len(entries) > MAXIMUM_FILES or len(set(names)) != len(names):
+        wrong = f"at most {MAXIMUM_FILES} files, each once, got {len(entries)}"
+    elif odd := [name for name in names if not FILE_NAME.fullmatch(name)]:
+        wrong = f"plain file names, got {odd[0]!r}"
+    elif links := [entry.filename for entry in entries if stat.S_ISLNK(entry.external_attr >> 16)]:
+        wrong = f"no links, got {links[0]!r}"
+    elif (total := sum(entry.file_size for entry in entries)) > MAXIMUM_BYTES:
+        wrong = f"at most {MAXIMUM_BYTES} bytes, got {total}"
+    elif bombs := [
+        entry.filename
+        for entry in entries
+        if entry.file_size > _RATIO_FREE_BYTES and entry.file_size > MAXIMUM_RATIO * max(1, entry.compress_size)
+    ]:
+        wrong = f"files that deflate by at most {MAXIMUM_RATIO}, got {bombs[0]!r}"
+    if wrong:
+        message = f"package {digest[:12]}: want {wrong}"
+        raise InvalidPackage(message)

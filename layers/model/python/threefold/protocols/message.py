@@ -1,0 +1,130 @@
+"""The SQS message: one record with its identity in, one outcome out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from threefold import strict_json
+from threefold.errors import Malformed
+from threefold.protocols.open_inference import decode_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy.typing as npt
+
+# A redrive from the dead-letter queue changes MessageId and SentTimestamp: ours keeps the originals here.
+ORIGINAL_ID: Final = "threefold-id"
+ORIGINAL_AT: Final = "threefold-at"
+MAXIMUM_ID: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of the requests queue.
+
+    Attributes:
+        id: its identity, the same at every delivery.
+        at_ms: when its producer says it happened, milliseconds since 1970.
+        record: named features, or None where `tensors` is there.
+        tensors: raw tensors, or None where `record` is there.
+    """
+
+    id: str
+    at_ms: int
+    model: str
+    key: str | None
+    record: Mapping[str, Any] | None
+    tensors: Mapping[str, npt.NDArray[Any]] | None
+
+    def with_key(self, key: str | None) -> Message:
+        """The same message under the key that its record carries."""
+        return replace(self, key=key)
+
+    def group(self) -> tuple[Any, ...]:
+        """What messages must share to be scored in one call: the model, and the form of their tensors."""
+        if self.tensors is None:
+            return (self.model,)
+        return (self.model, *((name, array.dtype.str, array.shape[1:]) for name, array in sorted(self.tensors.items())))
+
+
+def identity(record: Mapping[str, Any]) -> tuple[str, int]:
+    """What SQS knows of a message before its body is read: its id and time, the originals after a redrive.
+
+    Args:
+        record: one of the `Records` of a Lambda event.
+    """
+    attributes = record.get("messageAttributes") or {}
+    original = attributes.get(ORIGINAL_ID, {}).get("stringValue") or record["messageId"]
+    at = attributes.get(ORIGINAL_AT, {}).get("stringValue") or record["attributes"]["SentTimestamp"]
+    return original, int(at)
+
+
+def decode(body: str, fallback: tuple[str, int]) -> Message:
+    """Read a message's body.
+
+    Args:
+        body: JSON: `{"model", "id"?, "at"?, "key"?, "record" | "inputs"}`.
+        fallback: the identity where the body brings none.
+
+    Raises:
+        Malformed: it is not of that form.
+        OutsideSignature: tensors whose data are not of the datatype that they claim.
+    """
+    document = strict_json.loads(body)
+    if not isinstance(document, dict):
+        message = f"message: want an object, got a JSON {type(document).__name__}"
+        raise Malformed(message)
+    model, key = document.get("model"), document.get("key")
+    if not isinstance(model, str):
+        message = f"message: want a model's name, got {model!r:.60}"
+        raise Malformed(message)
+    if key is not None and not isinstance(key, str | int):
+        message = f"message: want a key that is text or a whole number, got {key!r:.60}"
+        raise Malformed(message)
+    original, at_ms = fallback
+    found = document.get("id", original)
+    if not isinstance(found, str) or not 0 < len(found) <= MAXIMUM_ID:
+        message = f"message: want an id of 1 to {MAXIMUM_ID} characters, got {found!r:.60}"
+        raise Malformed(message)
+    if "at" in document:
+        at_ms = _milliseconds(document["at"])
+    record, inputs = document.get("record"), document.get("inputs")
+    if (record is None) == (inputs is None):
+        message = "message: want one of record and inputs, got both" if record else "message: want record or inputs"
+        raise Malformed(message)
+    if record is not None and not isinstance(record, dict):
+        message = f"message: want a record that is an object, got {record!r:.60}"
+        raise Malformed(message)
+    tensors = None if inputs is None else decode_tensors(inputs)
+    return Message(found, at_ms, model, None if key is None else str(key), record, tensors)
+
+
+def encode(prediction: dict[str, Any]) -> bytes:
+    """Write an outcome for the predictions queue.
+
+    Args:
+        prediction: one of `Outcomes.predictions()`, or a rejection of its form.
+    """
+    envelope = {"id": prediction["id"], "model": prediction.get("model"), "key": prediction.get("key")}
+    if prediction["status"] == "rejected":
+        return strict_json.dumps({**envelope, "error": {name: prediction[name] for name in ("code", "message")}})
+    return strict_json.dumps({**envelope, "prediction": prediction})
+
+
+def _milliseconds(at: object) -> int:
+    """A producer's time: ISO 8601 (without a zone: UTC), or milliseconds since 1970."""
+    try:
+        if isinstance(at, bool):
+            raise TypeError  # noqa: TRY301 - True is no time
+        if isinstance(at, int):
+            moment = datetime.fromtimestamp(at / 1000, UTC)
+        else:
+            moment = datetime.fromisoformat(at)  # type: ignore[arg-type]
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return round(moment.timestamp() * 1000)
+    except (TypeError, ValueError, OverflowError, OSError) as error:
+        message = f"message: want at as ISO 8601 or as milliseconds, got {at!r:.60}"
+        raise Malformed(message) from error

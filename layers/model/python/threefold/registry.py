@@ -1,0 +1,299 @@
+"""Packages and releases in the versioned bucket, and their copies in the layer and in /tmp."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotModifiedError,
+    PreconditionError,
+)
+from obstore.store import S3Store
+
+from threefold.errors import InvalidManifest, InvalidPackage, RegistryUnreachable, ReleaseConflict, UnknownModel
+from threefold.names import Prefix
+from threefold.package import Package, open_package, pack, unpack
+from threefold.release import MODEL_NAME, Release
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from obstore.store import ObjectStore
+
+    from threefold.settings import Settings
+
+# The model layer holds the champions beside the code: <layer>/python/threefold/registry.py, <layer>/packages/...
+BAKED: Final = Path(__file__).resolve().parents[2]
+_PART_BYTES: Final = 8 * 1024**2
+# Names that no release has are remembered too, so that a guesser costs one read a name; and no more than these.
+_MAXIMUM_MISSES: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """A release document as this process knows it.
+
+    Attributes:
+        id: the document's object version in the bucket, or its e-tag where the store has no versions.
+        stale: the registry could not be reached when this should have been confirmed.
+    """
+
+    release: Release
+    id: str
+    stale: bool = False
+
+
+@dataclass(slots=True)
+class _Known:
+    confirmed: Confirmed | None
+    e_tag: str | None
+    until: float
+
+
+def open_store(bucket: str, settings: Settings) -> S3Store:
+    """The bucket through a light client that imports in a fraction of boto3's time."""
+    return S3Store(
+        bucket,
+        region=settings.region or None,
+        client_options={"connect_timeout": timedelta(seconds=1), "timeout": timedelta(seconds=5), "allow_http": True},
+        retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=3)},
+    )
+
+
+class Registry:
+    """Reads releases and packages, and writes them conditionally.
+
+    A release is confirmed with the bucket at most every `refresh_seconds`; between, and while the bucket cannot be
+    reached, the last good one holds.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        cache: Path,
+        baked: Path = BAKED,
+        refresh_seconds: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Make a registry over a store.
+
+        Args:
+            store: the bucket.
+            cache: a folder for downloaded packages; it is made when it is needed.
+            baked: a folder that may hold `packages/<digest>/` and `releases/<model>.json`.
+            refresh_seconds: how long a confirmed release is good for.
+            clock: seconds that never go back.
+        """
+        self._store = store
+        self._cache = cache
+        self._baked = baked
+        self._refresh_seconds = refresh_seconds
+        self._clock = clock
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._models: tuple[float, list[str]] | None = None
+
+    def release(self, model: str) -> Confirmed:
+        """The release in force.
+
+        Raises:
+            UnknownModel: the registry has none for this name.
+            RegistryUnreachable: it cannot be asked, and nothing is known from before or from the layer.
+        """
+        known = self._known.get(model)
+        now = self._clock()
+        if known is None or now >= known.until:
+            known = self._confirm(model, known, now)
+        if known.confirmed is None:
+            message = f"model: want one with a release, got {model!r}"
+            raise UnknownModel(message)
+        return known.confirmed
+
+    def pinned(self, model: str, release_id: str) -> Confirmed:
+        """The release as it was in one object version, whatever was promoted since."""
+        known = self._known.get(f"{model}@{release_id}")
+        if known is not None and known.confirmed is not None:
+            return known.confirmed
+        try:
+            content = bytes(obstore.get(self._store, _release_key(model), options={"version": release_id}).bytes())
+        except FileNotFoundError as error:
+            message = f"model '{model}': want its release {release_id}, got none"
+            raise UnknownModel(message) from error
+        except BaseError as error:
+            raise _unreachable(error) from error
+        confirmed = Confirmed(Release.from_json(json.loads(content)), release_id)
+        self._known[f"{model}@{release_id}"] = _Known(confirmed, None, float("inf"))
+        return confirmed
+
+    def models(self) -> list[str]:
+        """The names of all models that have a release, sorted.
+
+        Raises:
+            RegistryUnreachable: the bucket cannot be asked, and the layer holds none.
+        """
+        now = self._clock()
+        if self._models is None or now >= self._models[0]:
+            try:
+                found = [
+                    entry["path"].removeprefix(Prefix.RELEASES).removesuffix(".json")
+                    for page in obstore.list(self._store, Prefix.RELEASES)
+                    for entry in page
+                ]
+            except (BaseError, OSError) as error:
+                found = self.baked()
+                if not found:
+                    raise _unreachable(error) from error
+            self._models = (now + self._refresh_seconds, sorted(found))
+        return self._models[1]
+
+    def baked(self) -> list[str]:
+        """The models whose champions the layer carries."""
+        return sorted(path.stem for path in (self._baked / Prefix.RELEASES).glob("*.json"))
+
+    def package(self, model: str, digest: str) -> Package:
+        """A package by its identity: from the layer, else from /tmp, else from the bucket, verified.
+
+        Raises:
+            InvalidPackage: the bucket's content is not what the digest says, or there is none.
+            RegistryUnreachable: it is not here, and the bucket cannot be asked.
+        """
+        for folder in (self._baked / "packages" / digest, self._cache / digest):
+            if folder.is_dir():
+                return open_package(folder, digest)
+        self._cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self._cache, suffix=".zip") as file:
+            self._download(_package_key(model, digest), file.write)
+            file.flush()
+            return unpack(Path(file.name), digest, self._cache / digest)
+
+    def publish(self, package: Package) -> bool:
+        """Put a package where it is not yet; the same content is one package.
+
+        Returns:
+            Whether it is new.
+
+        Raises:
+            RegistryUnreachable: the bucket cannot be written.
+        """
+        key = _package_key(package.manifest.name, package.digest)
+        try:
+            obstore.put(self._store, key, pack(package.folder), mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            return False
+        except (BaseError, OSError) as error:
+            raise _unreachable(error) from error
+        return True
+
+    def write_release(self, release: Release, *, replaces: str | None) -> str:
+        """Write a release document if nobody changed it meanwhile.
+
+        Args:
+            release: the new document.
+            replaces: the e-tag of the document that this one follows; None for a model's first.
+
+        Returns:
+            The new document's e-tag.
+
+        Raises:
+            ReleaseConflict: the document in the bucket is another one by now.
+            RegistryUnreachable: the bucket cannot be written.
+        """
+        content = json.dumps(release.to_json(), indent=2).encode()
+        try:
+            result = obstore.put(
+                self._store,
+                _release_key(release.model),
+                content,
+                mode="create" if replaces is None else {"e_tag": replaces},
+                use_multipart=False,
+            )
+        except (AlreadyExistsError, PreconditionError) as error:
+            message = f"release of '{release.model}': want {replaces or 'none there yet'}, got one changed meanwhile"
+            raise ReleaseConflict(message) from error
+        except (BaseError, OSError) as error:
+            raise _unreachable(error) from error
+        self._known.pop(release.model, None)
+        return result["e_tag"] or ""
+
+    def current(self, model: str) -> tuple[Release, str] | None:
+        """The release as it stands in the bucket now and its e-tag, for a change to it; None if there is none."""
+        self._known.pop(model, None)
+        try:
+            self.release(model)
+        except UnknownModel:
+            return None
+        known = self._known[model]
+        if known.confirmed is None or known.confirmed.stale:
+            message = "registry: want it to answer before a release is changed, got no answer"
+            raise RegistryUnreachable(message)
+        return known.confirmed.release, known.e_tag or ""
+
+    def _confirm(self, model: str, known: _Known | None, now: float) -> _Known:
+        until = now + self._refresh_seconds
+        if not MODEL_NAME.fullmatch(model):
+            return _Known(None, None, until)
+        try:
+            found = self._read(model, known, until)
+        except (BaseError, OSError, InvalidManifest) as error:
+            found = self._without_registry(model, known, until, error)
+        self._known[model] = found
+        self._known.move_to_end(model)
+        while len(self._known) > _MAXIMUM_MISSES:
+            self._known.popitem(last=False)
+        return found
+
+    def _read(self, model: str, known: _Known | None, until: float) -> _Known:
+        condition = {"if_none_match": known.e_tag} if known is not None and known.e_tag else {}
+        try:
+            result = obstore.get(self._store, _release_key(model), options=condition)  # type: ignore[arg-type]
+        except NotModifiedError:
+            assert known is not None and known.confirmed is not None  # noqa: PT018 - the e-tag came with it
+            return _Known(Confirmed(known.confirmed.release, known.confirmed.id), known.e_tag, until)
+        except FileNotFoundError:
+            return _Known(None, None, until)
+        release = Release.from_json(json.loads(bytes(result.bytes())))
+        e_tag = result.meta["e_tag"]
+        return _Known(Confirmed(release, result.meta["version"] or e_tag or ""), e_tag, until)
+
+    def _without_registry(self, model: str, known: _Known | None, until: float, error: Exception) -> _Known:
+        if known is not None and known.confirmed is not None:
+            return _Known(Confirmed(known.confirmed.release, known.confirmed.id, stale=True), known.e_tag, until)
+        baked = self._baked / Prefix.RELEASES / f"{model}.json"
+        if not baked.is_file():
+            raise _unreachable(error) from error
+        release = Release.from_json(json.loads(baked.read_bytes()))
+        return _Known(Confirmed(release, "baked", stale=True), None, until)
+
+    def _download(self, key: str, write: Callable[[bytes], object]) -> None:
+        try:
+            size = obstore.head(self._store, key)["size"]
+            # By parts, so that the client's timeout holds for a part and not for a package of any size.
+            for start in range(0, size, _PART_BYTES):
+                write(obstore.get_range(self._store, key, start=start, end=min(size, start + _PART_BYTES)).to_bytes())
+        except FileNotFoundError as error:
+            message = f"package: want it in the registry, got no {key}"
+            raise InvalidPackage(message) from error
+        except (BaseError, OSError) as error:
+            raise _unreachable(error) from error
+
+
+def _release_key(model: str) -> str:
+    return f"{Prefix.RELEASES}{model}.json"
+
+
+def _package_key(model: str, digest: str) -> str:
+    return f"{Prefix.PACKAGES}{model}/{digest}.zip"
+
+
+def _unreachable(error: Exception) -> RegistryUnreachable:
+    return RegistryUnreachable(f"registry: want the model bucket to answer, got {str(error).splitlines()[0]}")

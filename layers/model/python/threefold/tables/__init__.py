@@ -1,0 +1,1 @@
+"""CSV in and out: planning chunks, reading rows, writing joined results."""

@@ -1,0 +1,1 @@
+"""The operator's room: powers and dependencies that Lambda must not have."""

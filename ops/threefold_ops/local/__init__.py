@@ -1,0 +1,1 @@
+"""The embedded AWS: the same stacks, on loopback, without an account."""
