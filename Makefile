@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo up test check bench lock clean
+.PHONY: help demo up test check bench bench-peers lock clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -28,8 +28,12 @@ check: ## formatting, lint, types and the house's import rules
 	@$(BIN)/lint-imports
 
 bench: ## the figures of docs/performance.md, measured here
-	@$(PYTHON) ops/setup.py dev emulator
-	@$(BIN)/python -m benchmarks
+	@$(PYTHON) ops/setup.py bench
+	@.threefold/bench/bin/python -m benchmarks
+
+bench-peers: ## the same prediction through other servers, in process
+	@$(PYTHON) ops/setup.py peers
+	@.threefold/peers/bin/python -m benchmarks.peers
 
 lock: ## write requirements/*.txt anew
 	@$(PYTHON) ops/setup.py dev

@@ -19,6 +19,8 @@ ENVIRONMENTS = {
     "ops": (ROOT / ".venv", ["ops"], True, "about 460 MB, mostly the CDK"),
     "dev": (ROOT / ".venv", ["dev"], True, "about 700 MB"),
     "emulator": (STATE / "emulator", ["emulator"], False, "about 60 MB"),
+    "bench": (STATE / "bench", ["bench", "uv"], True, "about 700 MB"),
+    "peers": (STATE / "peers", ["peers", "uv"], True, "about 700 MB"),
 }
 
 

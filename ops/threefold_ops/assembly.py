@@ -62,7 +62,7 @@ class Stack:
     protected: bool
 
     def resources(self, kind: str | None = None) -> dict[str, dict[str, Any]]:
-        """The resources by logical id, of one type or of all."""
+        """Return the resources by logical id, of one type or of all."""
         every: dict[str, dict[str, Any]] = self.template.get("Resources", {})
         return {name: resource for name, resource in every.items() if kind in {None, resource["Type"]}}
 
@@ -95,7 +95,7 @@ def read(assembly: Path) -> list[Stack]:
 
 
 def plan(assembly: Path) -> list[tuple[str, str, str]]:
-    """What a deploy would consist of, without any credentials: (stack, resource type, logical id) in deploy order."""
+    """Say what a deploy would consist of, without credentials: (stack, resource type, logical id) in deploy order."""
     return [
         (stack.name, resource["Type"], logical_id)
         for stack in read(assembly)

@@ -282,7 +282,7 @@ def _wait(
 
 
 def _events(cloudformation: Any, identity: str, after: str | None) -> list[dict[str, Any]]:  # noqa: ANN401
-    """The events after the one named, oldest first."""
+    """Read the events after the one named, oldest first."""
     found: list[dict[str, Any]] = []
     try:
         for page in cloudformation.get_paginator("describe_stack_events").paginate(StackName=identity):

@@ -1,4 +1,4 @@
-"""Where a deploy goes: an AWS account by the operator's own session, or an emulator by credentials that open nothing."""
+"""Where a deploy goes: an account, by the operator's own session, or an emulator, by credentials that open nothing."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class Target:
 
 
 def aws(region: str | None = None, profile: str | None = None) -> Target:
-    """The account that the operator's own settings lead to."""
+    """Return the account that the operator's own settings lead to."""
     return Target(boto3.Session(region_name=region, profile_name=profile))
 
 
 def emulator(endpoint_url: str, region: str = EMULATOR_REGION) -> Target:
-    """An emulator; neither profile nor credentials nor settings of the operator are read."""
+    """Return an emulator; neither profile nor credentials nor settings of the operator are read."""
     bare = botocore.session.Session(
         session_vars={
             "profile": (None, None, None, None),

@@ -105,7 +105,7 @@ def test_an_unknown_stack_is_refused_by_name(tmp_path: Path, account: Target) ->
 
 
 def test_the_same_files_give_the_same_zip_whatever_their_times_and_caches(tmp_path: Path) -> None:
-    archives = []
+    archives: list[bytes] = []
     for name in ("one", "two"):
         folder = tmp_path / name
         (folder / "package" / "__pycache__").mkdir(parents=True)

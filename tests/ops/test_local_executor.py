@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
-import subprocess
 import sys
-import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -62,7 +58,8 @@ def handle(event, context):
             print(json.dumps({
                 "_aws": {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": [{
                     "Namespace": "Threefold", "Dimensions": [["door"], ["door", "model"]],
-                    "Metrics": [{"Name": "Predictions", "Unit": "Count"}, {"Name": "Latency", "Unit": "Milliseconds"}]}]},
+                    "Metrics": [{"Name": "Predictions", "Unit": "Count"},
+                                {"Name": "Latency", "Unit": "Milliseconds"}]}]},
                 "door": "predict", "model": "wine", "Predictions": 7, "Latency": [1.5, 2.5]}))
         case "say": print(event["text"])
     return {"started": STARTED, "arn": context.invoked_function_arn, "shade": shade.NAME,
@@ -328,7 +325,7 @@ def test_metric_lines_become_metrics_of_every_dimension_set(invoke: Callable[...
             Period=3600,
             Statistics=["Sum"],
         )["Datapoints"]
-        return sum(point["Sum"] for point in points)
+        return float(sum(point["Sum"] for point in points))
 
     assert until(lambda: total("Predictions", door="predict") == 7)
     assert until(lambda: total("Predictions", door="predict", model="wine") == 7)
@@ -367,14 +364,59 @@ def test_a_second_deploy_finds_nothing_to_do(target: Target, tmp_path: Path) -> 
     assert told == ["store: updating", "store: unchanged"]
 
 
+def write_one_stack(folder: Path, name: str, resources: dict[str, Any]) -> Path:
+    """Write an assembly of one stack without assets."""
+    folder.mkdir()
+    (folder / "stack.template.json").write_text(json.dumps({"Resources": resources}))
+    properties = {"templateFile": "stack.template.json", "stackName": name}
+    artifacts = {name: {"type": "aws:cloudformation:stack", "properties": properties}}
+    (folder / "manifest.json").write_text(json.dumps({"artifacts": artifacts}))
+    return folder
+
+
 def test_a_failed_stack_tells_which_resource_and_why(target: Target, tmp_path: Path) -> None:
-    folder = write_assembly(tmp_path / "broken")
-    resources = {"Group": {"Type": "AWS::CodeDeploy::DeploymentGroup", "Properties": {"ApplicationName": "none"}}}
-    (folder / "store.template.json").write_text(json.dumps({"Resources": resources}))
-    manifest = (folder / "manifest.json").read_text().replace('"stackName": "store"', '"stackName": "broken"')
-    (folder / "manifest.json").write_text(manifest)
-    with pytest.raises(OperatorError, match=r"(?s)stack broken: .*CodeDeploy"):
+    group = {"Type": "AWS::CodeDeploy::DeploymentGroup", "Properties": {"ApplicationName": "none"}}
+    folder = write_one_stack(tmp_path / "failing", "failing", {"Group": group})
+    with pytest.raises(OperatorError, match=r"(?s)stack failing: .*AWS::CodeDeploy"):
         deploy.deploy(folder, target)
+
+
+def custom(runtime: str, code: str, kind: str, **properties: object) -> dict[str, Any]:
+    """Resources for a custom resource with an inline function."""
+    function = {
+        "Runtime": runtime,
+        "Handler": "index.handle",
+        "Role": "arn:aws:iam::000000000000:role/any",
+        "Code": {"ZipFile": code},
+    }
+    token = {"Fn::GetAtt": ["Function", "Arn"]}
+    return {
+        "Function": {"Type": "AWS::Lambda::Function", "Properties": function},
+        "Custom": {"Type": kind, "Properties": {"ServiceToken": token, **properties}},
+    }
+
+
+def test_a_custom_resource_that_fails_fails_its_stack_at_once(target: Target, tmp_path: Path) -> None:
+    resources = custom("python3.13", "def handle(event, context):\n    raise ValueError('corked')\n", "Custom::Cork")
+    folder = write_one_stack(tmp_path / "corked", "corked", resources)
+    with pytest.raises(OperatorError, match="corked"):
+        deploy.deploy(folder, target)
+
+
+def test_a_bucket_that_deletes_its_objects_is_emptied_when_its_stack_goes(target: Target, tmp_path: Path) -> None:
+    resources = custom(
+        "nodejs22.x", "require('@aws-sdk/client-s3')", "Custom::S3AutoDeleteObjects", BucketName="cellar"
+    )
+    bucket = {"BucketName": "cellar", "VersioningConfiguration": {"Status": "Enabled"}}
+    resources["Bucket"] = {"Type": "AWS::S3::Bucket", "Properties": bucket}
+    resources["Custom"]["DependsOn"] = ["Bucket"]
+    folder = write_one_stack(tmp_path / "cellar", "cellar", resources)
+    deploy.deploy(folder, target)
+    s3 = target.client("s3")
+    for _ in range(2):
+        s3.put_object(Bucket="cellar", Key="bottle", Body=b"red")
+    deploy.destroy(folder, target)
+    assert "cellar" not in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -385,9 +427,8 @@ def test_nothing_listens_beyond_loopback(running: emulator.Emulator, invoke: Cal
         try:
             if os.getpgid(int(process.name)) != running.pid:
                 continue
-            inodes |= {
-                os.readlink(entry)[8:-1] for entry in (process / "fd").iterdir() if "socket" in os.readlink(entry)
-            }
+            links = {str(entry.readlink()) for entry in (process / "fd").iterdir()}
+            inodes |= {link[8:-1] for link in links if link.startswith("socket:")}
         except (FileNotFoundError, ProcessLookupError):
             continue
     listening = [
@@ -398,85 +439,3 @@ def test_nothing_listens_beyond_loopback(running: emulator.Emulator, invoke: Cal
     ]
     assert len(listening) >= 2
     assert {address.split(":")[0] for address in listening} == {"0100007F"}
-
-
-def test_a_taken_port_is_a_clear_error(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        with (
-            pytest.raises(OperatorError, match=f"port {port}: want it free"),
-            emulator.running(tmp_path, PYTHON, port=port),
-        ):
-            pass
-
-
-def members(group: int) -> list[int]:
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.getpgid(int(process.name)) == group:
-                found.append(int(process.name))
-        except ProcessLookupError:
-            continue
-    return found
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("how", ["leaves", "interrupted", "killed"])
-def test_nothing_is_left_however_the_parent_ends(tmp_path: Path, how: str) -> None:
-    parent = textwrap.dedent(f"""
-        import pathlib, sys, time
-        from threefold_ops.local import emulator
-        with emulator.running(pathlib.Path({str(tmp_path)!r}), pathlib.Path({str(PYTHON)!r}), port=0) as started:
-            print("ready", flush=True)
-            sys.stdin.readline()
-    """)
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "ops")}
-    with subprocess.Popen(
-        [sys.executable, "-c", parent],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        assert process.stdout.readline() == b"ready\n"
-        started = emulator.find(tmp_path)
-        assert started is not None
-        target = emulator_target(started.endpoint_url)
-        deploy.deploy(write_assembly(tmp_path / "assembly"), target)
-        target.client("lambda").invoke(FunctionName="wine", Payload=b"{}")
-        # A handler that is still at work is the hard case.
-        target.client("lambda").invoke(
-            FunctionName="wine", InvocationType="Event", Payload=b'{"do": "sleep", "seconds": 2.5}'
-        )
-        assert len(members(started.pid)) >= 2
-        if how == "leaves":
-            process.stdin.write(b"\n")
-            process.stdin.flush()
-        else:
-            process.send_signal(signal.SIGINT if how == "interrupted" else signal.SIGKILL)
-    assert until(lambda: not members(started.pid) and not Path(started.folder).exists())
-    assert emulator.find(tmp_path) is None
-
-
-def test_a_detached_emulator_is_found_and_stopped_by_its_state_folder(tmp_path: Path) -> None:
-    started = emulator.start(tmp_path, PYTHON, port=0)
-    try:
-        assert emulator.find(tmp_path) == started
-        with pytest.raises(OperatorError, match="already running"):
-            emulator.start(tmp_path, PYTHON, port=0)
-    finally:
-        assert emulator.stop(tmp_path) is True
-    assert not Path(started.folder).exists()
-    assert emulator.stop(tmp_path) is False
-
-
-def test_a_number_that_now_belongs_to_another_process_is_left_alone(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"]) as other:
-        record = {"port": 1, "pid": other.pid, "token": "0123456789abcdef", "folder": str(tmp_path / "x"), "log": ""}
-        (tmp_path / "local.json").write_text(json.dumps(record))
-        assert emulator.stop(tmp_path) is False
-        assert other.poll() is None
-        other.kill()

@@ -95,7 +95,7 @@ def start(state: Path, python: Path, *, port: int = DEFAULT_PORT) -> Emulator:
 
 
 def find(state: Path) -> Emulator | None:
-    """The running emulator of this state folder, if there is one."""
+    """Find the running emulator of this state folder, if there is one."""
     try:
         emulator = Emulator(**json.loads(_state_file(state).read_text()))
     except (FileNotFoundError, ValueError, TypeError):
@@ -132,7 +132,7 @@ def _launch(state: Path, python: Path, port: int, *, parent: int | None) -> tupl
     if parent is not None:
         command += ["--parent", str(parent)]
     with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 -- the interpreter is the operator's own
+        process = subprocess.Popen(
             command,
             cwd=folder,
             env=_variables(folder, port),
@@ -154,7 +154,7 @@ def _launch(state: Path, python: Path, port: int, *, parent: int | None) -> tupl
 
 
 def _variables(folder: Path, port: int) -> dict[str, str]:
-    """The emulator's whole environment: nothing of the operator's own AWS settings reaches it."""
+    """Make the emulator's whole environment: nothing of the operator's own AWS settings reaches it."""
     return {
         "PATH": os.environ.get("PATH", os.defpath),
         "LANG": "C.UTF-8",
@@ -235,10 +235,10 @@ def _tail(log: str) -> str:
 
 
 def _command_line(pid: int) -> str:
-    """The command line of a process, '' when there is none."""
+    """Read the command line of a process, '' when there is none."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         # Also where there is no /proc, as on macOS.
-        answer = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S603, S607
+        answer = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
         return answer.stdout

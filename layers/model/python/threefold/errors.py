@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import reprlib
+from typing import ClassVar, Final
+
+_SHORT: Final = reprlib.Repr()
+_SHORT.maxlevel = 3
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
 
 
 class ThreefoldError(Exception):
@@ -104,3 +109,9 @@ class StorageUnavailable(ThreefoldError):
 
     code = "storage_unavailable"
     retryable = True
+
+
+def shown(value: object) -> str:
+    """A value as a message may show it: short whatever its size and depth, and never a whole payload."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."  # noqa: PLR2004

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from threefold.errors import shown
 from threefold.signature import DTYPES
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ Tensors = dict[str, "npt.NDArray[Any]"]
 _NUMBERS: Final = frozenset({float, int})
 # JSON has no word for them: Triton's and KServe's clients send these.
 _NON_FINITE: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-# The integers that a float of this width holds exactly.
-_EXACT: Final = {"FP16": 2**11, "FP32": 2**24, "FP64": 2**53}
+# The integers that a float of this width holds exactly; not FP64's 2**53, for 2**53 + 1 becomes it on the way.
+_EXACT: Final = {"FP16": 2**11, "FP32": 2**24, "FP64": 2**53 - 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +102,8 @@ class FeatureEncoder:
         """Encode rows that are numbers already.
 
         Args:
-            matrix: shape [n, features], in the order of the features; NaN stands for a missing value. It is changed
-                where defaults are filled in.
+            matrix: shape [n, features], in the order of the features; NaN stands for a missing value. Rows that
+                need a second look are changed.
         """
         return self._finish_matrix(matrix, lambda i: self._record(matrix[i]))
 
@@ -132,21 +133,26 @@ class FeatureEncoder:
             return Encoded({spec.name: matrix.astype(spec.dtype)})
         problems: dict[int, list[str]] = {}
         reasons: dict[int, list[str]] = {}
-        for i in np.flatnonzero(~good.all(axis=1)).tolist():
-            if (row := self._examine(record_at(i), i, problems, reasons)) is not None:
-                matrix[i] = row
+        examined = np.flatnonzero(~good.all(axis=1)).tolist()
+        rows = {i: self._examine(record_at(i), i, problems, reasons) for i in examined}
+        matrix[examined] = 0.0
+        packed = matrix.astype(spec.dtype)
+        for i, row in rows.items():
+            if row is not None:
+                # Not by way of the matrix: float64 holds no integer beyond 2**53 exactly.
+                packed[i] = row
         if not problems:
-            return Encoded({spec.name: matrix.astype(spec.dtype)}, None, problems, reasons)
+            return Encoded({spec.name: packed}, None, problems, reasons)
         keep = np.ones(len(matrix), np.bool_)
         keep[list(problems)] = False
-        return Encoded({spec.name: matrix[keep].astype(spec.dtype)}, np.flatnonzero(keep), problems, reasons)
+        return Encoded({spec.name: packed[keep]}, np.flatnonzero(keep), problems, reasons)
 
     def _examine(
         self, record: object, position: int, problems: dict[int, list[str]], reasons: dict[int, list[str]]
     ) -> Row | None:
         """One record's values, checked and defaulted; or None, with its problems noted."""
         if not hasattr(record, "get"):
-            problems[position] = [f"record: want an object of features, got {_show(record)}"]
+            problems[position] = [f"record: want an object of features, got {shown(record)}"]
             return None
         wrong: list[str] = []
         notes: list[str] = []
@@ -163,7 +169,7 @@ class FeatureEncoder:
                     row.append(feature.missing)
                 continue
             if (verdict := _judge(feature, datatype, value)) is not None:
-                problem = f"input '{feature.name}': want {_wanted(feature)}, got {_show(value)}"
+                problem = f"input '{feature.name}': want {_wanted(feature)}, got {shown(value)}"
                 (notes if verdict == "flag" else wrong).append(problem)
             row.append(value)
         if wrong:
@@ -240,7 +246,8 @@ def _representable(feature: Feature, datatype: str) -> tuple[float, float]:
         return -limit, limit
     information = np.iinfo(DTYPES[datatype])
     # A matrix of float64 carries no larger integer exactly; what lies beyond is examined as the integer it was.
-    return max(float(information.min), -float(2**53)), min(float(information.max), float(2**53))
+    limit = float(_EXACT["FP64"])
+    return max(float(information.min), -limit), min(float(information.max), limit)
 
 
 def _judge(feature: Feature, datatype: str, value: object) -> str | None:
@@ -289,12 +296,6 @@ def _wanted(feature: Feature) -> str:
         high = "inf" if feature.max is None else f"{feature.max:g}"
         wanted = f"{wanted} in [{low}, {high}]"
     return wanted
-
-
-def _show(value: object) -> str:
-    """A value as a message may show it: short, and never a whole payload."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."  # noqa: PLR2004
 
 
 def _column(values: list[Scalar], spec: TensorSpec) -> npt.NDArray[Any]:

@@ -32,6 +32,31 @@ class Prefix:
     MODEL_LAYER: Final = "layers/model/"
 
 
+class Door:
+    """The doors, by the name of their function, their stack and their dimension in metrics."""
+
+    PREDICT: Final = "predict"
+    BATCH: Final = "batch"
+    STREAM: Final = "stream"
+
+
+class Dimension:
+    """CloudWatch dimension names."""
+
+    DOOR: Final = "door"
+    MODEL: Final = "model"
+    ROLE: Final = "role"
+
+
+# In deploy order; each is a stack `threefold-<stage>-<name>`.
+STACKS: Final = ("store", Door.PREDICT, Door.BATCH, Door.STREAM, "observability")
+
+
+def stack_name(stage: str, stack: str) -> str:
+    """The CloudFormation name of one of `STACKS`."""
+    return f"threefold-{stage}-{stack}"
+
+
 class Context:
     """CDK context keys; docs/configuration.md has the table."""
 
@@ -39,6 +64,10 @@ class Context:
     AUTH: Final = "auth"
     MODEL_LAYER_KEY: Final = "modelLayerKey"
     MODEL_LAYER_VERSION: Final = "modelLayerVersion"
+    RUNTIME_LAYER: Final = "runtimeLayer"
+    ARCHITECTURE: Final = "architecture"
+    JWT_ISSUER: Final = "jwtIssuer"
+    JWT_AUDIENCE: Final = "jwtAudience"
 
 
 class Output:
@@ -53,6 +82,8 @@ class Output:
     DEAD_LETTER_QUEUE_URL: Final = "DeadLetterQueueUrl"
     PREDICTIONS_TABLE: Final = "PredictionsTable"
     JOBS_TABLE: Final = "JobsTable"
+    STATE_MACHINE_ARN: Final = "StateMachineArn"
+    ALARM_TOPIC_ARN: Final = "AlarmTopicArn"
 
 
 # API Gateway's HTTP API routes that the predict function answers; `{model}` and `{version}` are one segment each.
@@ -71,3 +102,12 @@ PREDICT_ROUTES: Final = (
     ("GET", "/models/{model}"),
 )
 OPEN_ROUTES: Final = frozenset({"/v2/health/live", "/v2/health/ready"})
+# What a browser may read of an answer, beside its body.
+EXPOSED_HEADERS: Final = (
+    "x-model-version",
+    "x-model-digest",
+    "server-timing",
+    "x-prediction-id",
+    "x-release-stale",
+    "inference-header-content-length",
+)

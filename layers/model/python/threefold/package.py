@@ -10,11 +10,12 @@ import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from threefold.errors import InvalidManifest, InvalidPackage
+from threefold.errors import InvalidManifest, InvalidPackage, NotServable
 from threefold.release import check_schema
 from threefold.signature import Signature
 
@@ -32,6 +33,7 @@ MAXIMUM_BYTES: Final = 2 * 1024**3
 # Weights and CSVs deflate by less than 20; a bomb by 1,000.
 MAXIMUM_RATIO: Final = 200
 _RATIO_FREE_BYTES: Final = 1024**2
+_METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 
 Kind = Literal["classification", "regression", "tensors"]
 
@@ -223,6 +225,7 @@ def unpack(content: Path, digest: str, target: Path) -> Package:
 
     Raises:
         InvalidPackage: anything but a flat set of data files with that digest.
+        NotServable: there is no room for it now.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{digest[:12]}-", dir=target.parent))
@@ -235,11 +238,15 @@ def unpack(content: Path, digest: str, target: Path) -> Package:
             raise InvalidPackage(message)
         if not target.exists():
             staging.rename(target)
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        if target.exists():  # Somebody else unpacked the same digest meanwhile.
-            return open_package(target, digest)
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
         message = f"package {digest[:12]}: want a whole zip file, got {error}"
         raise InvalidPackage(message) from error
+    except OSError as error:
+        if target.exists():  # Somebody else unpacked the same digest meanwhile.
+            return open_package(target, digest)
+        # A full disk says nothing of the package: the next try may find room.
+        message = f"package {digest[:12]}: want room to unpack it, got {error}"
+        raise NotServable(message) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return open_package(target, digest)
@@ -255,6 +262,8 @@ def _check_entries(archive: zipfile.ZipFile, digest: str) -> None:
         wrong = f"plain file names, got {odd[0]!r}"
     elif links := [entry.filename for entry in entries if stat.S_ISLNK(entry.external_attr >> 16)]:
         wrong = f"no links, got {links[0]!r}"
+    elif foreign := [entry.filename for entry in entries if entry.flag_bits & 1 or entry.compress_type not in _METHODS]:
+        wrong = f"files that are stored or deflated, and not encrypted, got {foreign[0]!r}"
     elif (total := sum(entry.file_size for entry in entries)) > MAXIMUM_BYTES:
         wrong = f"at most {MAXIMUM_BYTES} bytes, got {total}"
     elif bombs := [

@@ -20,9 +20,17 @@ from obstore.exceptions import (
 )
 from obstore.store import S3Store
 
-from threefold.errors import InvalidManifest, InvalidPackage, RegistryUnreachable, ReleaseConflict, UnknownModel
+from threefold.errors import (
+    InvalidManifest,
+    InvalidPackage,
+    NotServable,
+    RegistryUnreachable,
+    ReleaseConflict,
+    UnknownModel,
+    shown,
+)
 from threefold.names import Prefix
-from threefold.package import Package, open_package, pack, unpack
+from threefold.package import MAXIMUM_BYTES, Package, open_package, pack, unpack
 from threefold.release import MODEL_NAME, Release
 
 if TYPE_CHECKING:
@@ -37,6 +45,8 @@ BAKED: Final = Path(__file__).resolve().parents[2]
 _PART_BYTES: Final = 8 * 1024**2
 # Names that no release has are remembered too, so that a guesser costs one read a name; and no more than these.
 _MAXIMUM_MISSES: Final = 1000
+# What a read of a document may fail with: the bucket, or the text in it.
+_UNREADABLE: Final = (BaseError, OSError, ValueError, InvalidManifest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +63,9 @@ class Confirmed:
     stale: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Known:
-    confirmed: Confirmed | None
+    confirmed: Confirmed
     e_tag: str | None
     until: float
 
@@ -100,7 +110,10 @@ class Registry:
         self._baked = baked
         self._refresh_seconds = refresh_seconds
         self._clock = clock
-        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._known: dict[str, _Known] = {}
+        self._pinned: dict[tuple[str, str], Confirmed] = {}
+        # Apart from what is known, so that a guesser of names pushes no release out.
+        self._misses: OrderedDict[str, float] = OrderedDict()
         self._models: tuple[float, list[str]] | None = None
 
     def release(self, model: str) -> Confirmed:
@@ -109,30 +122,36 @@ class Registry:
         Raises:
             UnknownModel: the registry has none for this name.
             RegistryUnreachable: it cannot be asked, and nothing is known from before or from the layer.
+            NotServable: the document cannot be read, and nothing is known from before or from the layer.
         """
         known = self._known.get(model)
         now = self._clock()
         if known is None or now >= known.until:
             known = self._confirm(model, known, now)
-        if known.confirmed is None:
-            message = f"model: want one with a release, got {model!r}"
+        if known is None:
+            message = f"model: want one with a release, got {shown(model)}"
             raise UnknownModel(message)
         return known.confirmed
 
     def pinned(self, model: str, release_id: str) -> Confirmed:
-        """The release as it was in one object version, whatever was promoted since."""
-        known = self._known.get(f"{model}@{release_id}")
-        if known is not None and known.confirmed is not None:
-            return known.confirmed
+        """The release as it was in one object version, whatever was promoted since.
+
+        Raises:
+            UnknownModel: there is no such version.
+            RegistryUnreachable: the bucket cannot be asked.
+            NotServable: the document cannot be read.
+        """
+        if (known := self._pinned.get((model, release_id))) is not None:
+            return known
         try:
-            content = bytes(obstore.get(self._store, _release_key(model), options={"version": release_id}).bytes())
+            result = obstore.get(self._store, _release_key(model), options={"version": release_id})
+            release = Release.from_json(json.loads(bytes(result.bytes())))
         except FileNotFoundError as error:
             message = f"model '{model}': want its release {release_id}, got none"
             raise UnknownModel(message) from error
-        except BaseError as error:
-            raise _unreachable(error) from error
-        confirmed = Confirmed(Release.from_json(json.loads(content)), release_id)
-        self._known[f"{model}@{release_id}"] = _Known(confirmed, None, float("inf"))
+        except _UNREADABLE as error:
+            raise _without_document(model, error) from error
+        confirmed = self._pinned[model, release_id] = Confirmed(release, release_id)
         return confirmed
 
     def models(self) -> list[str]:
@@ -144,13 +163,10 @@ class Registry:
         now = self._clock()
         if self._models is None or now >= self._models[0]:
             try:
-                found = [
-                    entry["path"].removeprefix(Prefix.RELEASES).removesuffix(".json")
-                    for page in obstore.list(self._store, Prefix.RELEASES)
-                    for entry in page
-                ]
+                paths = [entry["path"] for page in obstore.list(self._store, Prefix.RELEASES) for entry in page]
+                found = [name for path in paths if (name := _model_of(path)) is not None]
             except (BaseError, OSError) as error:
-                found = self.baked()
+                found = self._models[1] if self._models else self.baked()
                 if not found:
                     raise _unreachable(error) from error
             self._models = (now + self._refresh_seconds, sorted(found))
@@ -233,50 +249,58 @@ class Registry:
         except UnknownModel:
             return None
         known = self._known[model]
-        if known.confirmed is None or known.confirmed.stale:
+        if known.confirmed.stale:
             message = "registry: want it to answer before a release is changed, got no answer"
             raise RegistryUnreachable(message)
         return known.confirmed.release, known.e_tag or ""
 
-    def _confirm(self, model: str, known: _Known | None, now: float) -> _Known:
+    def _confirm(self, model: str, known: _Known | None, now: float) -> _Known | None:
+        if not MODEL_NAME.fullmatch(model) or now < self._misses.get(model, now):
+            return None
         until = now + self._refresh_seconds
-        if not MODEL_NAME.fullmatch(model):
-            return _Known(None, None, until)
         try:
             found = self._read(model, known, until)
-        except (BaseError, OSError, InvalidManifest) as error:
+        except _UNREADABLE as error:
             found = self._without_registry(model, known, until, error)
+        if found is None:
+            self._known.pop(model, None)
+            self._misses[model] = until
+            self._misses.move_to_end(model)
+            while len(self._misses) > _MAXIMUM_MISSES:
+                self._misses.popitem(last=False)
+            return None
+        self._misses.pop(model, None)
         self._known[model] = found
-        self._known.move_to_end(model)
-        while len(self._known) > _MAXIMUM_MISSES:
-            self._known.popitem(last=False)
         return found
 
-    def _read(self, model: str, known: _Known | None, until: float) -> _Known:
+    def _read(self, model: str, known: _Known | None, until: float) -> _Known | None:
         condition = {"if_none_match": known.e_tag} if known is not None and known.e_tag else {}
         try:
             result = obstore.get(self._store, _release_key(model), options=condition)  # type: ignore[arg-type]
         except NotModifiedError:
-            assert known is not None and known.confirmed is not None  # noqa: PT018 - the e-tag came with it
+            assert known is not None, "the e-tag came with it"
             return _Known(Confirmed(known.confirmed.release, known.confirmed.id), known.e_tag, until)
         except FileNotFoundError:
-            return _Known(None, None, until)
+            return None
         release = Release.from_json(json.loads(bytes(result.bytes())))
         e_tag = result.meta["e_tag"]
         return _Known(Confirmed(release, result.meta["version"] or e_tag or ""), e_tag, until)
 
     def _without_registry(self, model: str, known: _Known | None, until: float, error: Exception) -> _Known:
-        if known is not None and known.confirmed is not None:
+        if known is not None:
             return _Known(Confirmed(known.confirmed.release, known.confirmed.id, stale=True), known.e_tag, until)
         baked = self._baked / Prefix.RELEASES / f"{model}.json"
         if not baked.is_file():
-            raise _unreachable(error) from error
+            raise _without_document(model, error) from error
         release = Release.from_json(json.loads(baked.read_bytes()))
         return _Known(Confirmed(release, "baked", stale=True), None, until)
 
     def _download(self, key: str, write: Callable[[bytes], object]) -> None:
         try:
             size = obstore.head(self._store, key)["size"]
+            if size > MAXIMUM_BYTES:
+                message = f"package: want at most {MAXIMUM_BYTES} bytes, got {size} in {key}"
+                raise InvalidPackage(message)
             # By parts, so that the client's timeout holds for a part and not for a package of any size.
             for start in range(0, size, _PART_BYTES):
                 write(obstore.get_range(self._store, key, start=start, end=min(size, start + _PART_BYTES)).to_bytes())
@@ -295,5 +319,22 @@ def _package_key(model: str, digest: str) -> str:
     return f"{Prefix.PACKAGES}{model}/{digest}.zip"
 
 
+def _model_of(path: str) -> str | None:
+    """The model whose release stands at a path; None for what else may lie beside."""
+    name = path.removeprefix(Prefix.RELEASES).removesuffix(".json")
+    return name if path.endswith(".json") and MODEL_NAME.fullmatch(name) else None
+
+
 def _unreachable(error: Exception) -> RegistryUnreachable:
-    return RegistryUnreachable(f"registry: want the model bucket to answer, got {str(error).splitlines()[0]}")
+    return RegistryUnreachable(f"registry: want the model bucket to answer, got {_first_line(error)}")
+
+
+def _without_document(model: str, error: Exception) -> NotServable:
+    """Why there is no release: the bucket does not answer, or what it holds cannot be read."""
+    if isinstance(error, BaseError | OSError):
+        return _unreachable(error)
+    return NotServable(f"release of '{model}': want a readable document, got {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or repr(error)).splitlines()[0]

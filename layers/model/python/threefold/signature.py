@@ -151,6 +151,19 @@ class Signature:
         """Whether rows can be stacked: every input and output has a free first dimension."""
         return all(spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs))
 
+    @property
+    def fixed_batch(self) -> int:
+        """How many rows a call takes, where every input says the same number and every output follows it; else 0."""
+        sizes = {spec.shape[0] if spec.shape else 0 for spec in self.inputs}
+        size = sizes.pop() if len(sizes) == 1 else 0
+        follow = all(spec.shape and spec.shape[0] in {-1, size} for spec in self.outputs)
+        return size if size > 0 and follow else 0
+
+    @property
+    def stackable(self) -> bool:
+        """Whether rows of different records may share a call."""
+        return self.batched or self.fixed_batch > 0
+
     def check(self) -> None:
         """See that the features fit the inputs.
 
@@ -182,6 +195,9 @@ class Signature:
         if texts := [feature.name for feature in self.features if feature.type == "string"]:
             message = f"layout packed: want numbers, got string features {texts}; strings need layout: columns"
             raise InvalidManifest(message)
+        if lossy := [feature.name for feature in self.features if not _carries(self.inputs[0].datatype, feature.type)]:
+            message = f"layout packed: want features that {self.inputs[0].datatype} can hold, got {lossy}"
+            raise InvalidManifest(message)
 
     def _check_columns(self) -> None:
         specs = {spec.name: spec for spec in self.inputs}
@@ -193,7 +209,7 @@ class Signature:
             raise InvalidManifest(message)
         for feature in self.features:
             spec = specs[feature.name]
-            if (feature.type == "string") != (spec.datatype == "BYTES") or spec.shape[1:] not in {(1,), ()}:
+            if not _carries(spec.datatype, feature.type) or not spec.shape or spec.shape[1:] not in {(1,), (-1,), ()}:
                 message = (
                     f"feature '{feature.name}': want an input [-1, 1] for {feature.type}, "
                     f"got {spec.datatype} {list(spec.shape)}"
@@ -218,3 +234,13 @@ class Signature:
             features=tuple(Feature.from_json(feature) for feature in document["features"]),
             layout=document["layout"],
         )
+
+
+def _carries(datatype: str, feature_type: str) -> bool:
+    """Whether a tensor can hold a feature's values without a silent cast."""
+    kind = DTYPES[datatype].kind
+    if feature_type == "string":
+        return kind == "O"
+    if feature_type == "bool":
+        return kind != "O"
+    return kind == "f" or (kind in "iu" and feature_type.startswith("int"))

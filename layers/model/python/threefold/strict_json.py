@@ -21,10 +21,13 @@ def loads(content: bytes | str) -> Any:  # noqa: ANN401 - JSON
     except orjson.JSONDecodeError as error:
         # Only the standard library reads the literals, and only it takes time: what it refuses too is malformed.
         try:
-            return json.loads(content)
+            document = json.loads(content)
+            # It reads half a surrogate pair too, which is no text: nothing could write it again.
+            json.dumps(document, ensure_ascii=False).encode()
         except (ValueError, RecursionError):
             message = f"body: want JSON, got {error}"
             raise Malformed(message) from error
+        return document
 
 
 def dumps(document: Any) -> bytes:  # noqa: ANN401 - JSON

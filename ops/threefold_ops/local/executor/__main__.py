@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 import os
 import shutil
@@ -10,6 +11,14 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from .plug import Executor
+
+_KEEP_ALIVE_SECONDS = 75
 
 
 def main() -> None:
@@ -20,37 +29,51 @@ def main() -> None:
     parser.add_argument("--token", required=True, help="tells this process from others; only ever read by `ps`")
     parser.add_argument("--parent", type=int, help="file descriptor that closes when the parent ends")
     arguments = parser.parse_args()
+    executor: Executor | None = None
 
-    # Imported here: ministack reads its settings from the environment when it is imported.
-    from ministack import app  # type: ignore[import-not-found]  # noqa: PLC0415
+    def leave(code: int) -> None:
+        if executor is not None:
+            executor.close()
+        shutil.rmtree(arguments.root, ignore_errors=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Threads of ministack may wait for an hour, as for a custom resource; nothing is left to wait for.
+        os._exit(code)
 
-    from .plug import Executor, check  # noqa: PLC0415
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        leave(0)
 
-    executor = None
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    if arguments.parent is not None:
+        threading.Thread(target=_end_with, args=(arguments.parent,), daemon=True).start()
     try:
+        # Imported here: ministack reads its settings from the environment when it is imported.
+        from .plug import Executor, check  # noqa: PLC0415
+
         check()
         executor = Executor(arguments.root / "executor", arguments.port)
         executor.install()
-        if arguments.parent is not None:
-            threading.Thread(target=_end_with, args=(arguments.parent,), daemon=True).start()
-        sys.argv = ["ministack"]
-        app.main()
+        _serve(arguments.port)
     except Exception:
         logging.getLogger("threefold").exception("the emulator could not run")
-        code = 1
-    except SystemExit as ending:
-        code = ending.code if isinstance(ending.code, int) else 0
-    except KeyboardInterrupt:
-        code = 0
-    else:
-        code = 0
-    if executor is not None:
-        executor.close()
-    shutil.rmtree(arguments.root, ignore_errors=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Threads of ministack may still be waiting for something; there is nothing left to wait for.
-    os._exit(code)
+    leave(1)
+
+
+def _serve(port: int) -> None:
+    """Serve as ministack's own `main` does, but leave the signals to us: it waits for all its threads."""
+    from hypercorn.asyncio import serve  # type: ignore[import-not-found]  # noqa: PLC0415
+    from hypercorn.config import Config  # type: ignore[import-not-found]  # noqa: PLC0415
+    from ministack import app  # type: ignore[import-not-found]  # noqa: PLC0415
+
+    config = Config()
+    config.bind = [f"{os.environ['BIND_HOST']}:{port}"]
+    config.keep_alive_timeout = _KEEP_ALIVE_SECONDS
+
+    async def run() -> None:
+        await serve(app.app, config, shutdown_trigger=asyncio.Event().wait)
+
+    asyncio.run(run())
 
 
 def _end_with(parent: int) -> None:

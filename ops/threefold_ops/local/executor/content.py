@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import io
-import os
 import shutil
 import tempfile
 import threading
@@ -84,4 +83,4 @@ def _extract(archive: bytes, folder: Path) -> None:
             # zipfile drops the permission bits that Lambda keeps; 0 means that the zip never had any.
             mode = (info.external_attr >> 16) & 0o777
             if mode and not info.is_dir():
-                os.chmod(target, mode | 0o600)
+                Path(target).chmod(mode | 0o600)

@@ -76,7 +76,6 @@ class Environment:
         self.idle_since = time.monotonic()
         self._started = time.monotonic()
         self._init_milliseconds: float | None = None
-        self._waiting: Request | None = None
         self._closing = threading.Lock()
         self._closed = False
         self._peak = 0
@@ -87,7 +86,7 @@ class Environment:
         self._log = os.open(folder / "log", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         self._log_offset = 0
         self._api = RuntimeApi(RESPONSE_LIMIT_BYTES)
-        self._process = subprocess.Popen(  # noqa: S603 -- the operator's own functions are what this is for
+        self._process = subprocess.Popen(
             # Without `site`, only the layers and Lambda's own runtime provide third-party packages.
             [base_interpreter(), "-S", "-s", "-m", "awslambdaric", specification.handler],
             cwd=specification.code,
@@ -112,13 +111,15 @@ class Environment:
         started = time.monotonic()
         init_log = ""
         try:
-            outcome = self._wait_until_ready(request_id)
-            if outcome is not None and not cold:
-                raise EnvironmentGoneError
-            if outcome is None:
+            waiting = self._wait_until_ready(request_id)
+            if isinstance(waiting, Request):
                 init_log = self._new_log() if cold else ""
                 started = time.monotonic()
-                outcome = self._run(event, request_id, function_arn)
+                outcome = self._run(waiting, event, request_id, function_arn)
+            elif cold:
+                outcome = waiting
+            else:
+                raise EnvironmentGoneError
         except (ProtocolError, OSError) as error:
             outcome = self._stop("Runtime.InvalidResponse", f"RequestId: {request_id} Error: {error}")
         outcome.log = init_log + self._report(outcome, request_id, (time.monotonic() - started) * 1000, cold=cold)
@@ -136,28 +137,26 @@ class Environment:
         os.close(self._log)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _wait_until_ready(self, request_id: str) -> Outcome | None:
+    def _wait_until_ready(self, request_id: str) -> Request | Outcome:
         """Wait for the client to ask for an event; an outcome means that it never will."""
         deadline = time.monotonic() + INIT_SECONDS
-        while self._waiting is None:
+        while True:
             request = self._next_request(deadline, INIT_SECONDS, request_id)
             if isinstance(request, Outcome):
                 return request
             if request.path == PREFIX + "invocation/next":
-                self._waiting = request
-            elif request.path == PREFIX + "init/error":
+                if self._init_milliseconds is None:
+                    self._init_milliseconds = (time.monotonic() - self._started) * 1000
+                return request
+            if request.path == PREFIX + "init/error":
                 self._api.answer(request, "202 Accepted")
                 self._kill()
                 return Outcome(_with_request_id(request.body, request_id), failed=True)
-            else:
-                self._api.answer(request, "404 Not Found")
-        if self._init_milliseconds is None:
-            self._init_milliseconds = (time.monotonic() - self._started) * 1000
-        return None
+            self._api.answer(request, "404 Not Found")
 
-    def _run(self, event: bytes, request_id: str, function_arn: str) -> Outcome:
+    def _run(self, waiting: Request, event: bytes, request_id: str, function_arn: str) -> Outcome:
         timeout_seconds = self.specification.timeout_seconds
-        assert self._waiting is not None  # noqa: S101 -- for mypy: the caller has waited for it
+        assert self._waiting is not None
         headers = {
             "Lambda-Runtime-Aws-Request-Id": request_id,
             "Lambda-Runtime-Deadline-Ms": str(int((time.time() + timeout_seconds) * 1000)),
@@ -165,8 +164,7 @@ class Environment:
             "Lambda-Runtime-Trace-Id": _trace_id(),
         }
         deadline = time.monotonic() + timeout_seconds
-        self._api.answer(self._waiting, "200 OK", event, headers)
-        self._waiting = None
+        self._api.answer(waiting, "200 OK", event, headers)
         while True:
             request = self._next_request(deadline, timeout_seconds, request_id)
             if isinstance(request, Outcome):
@@ -229,7 +227,7 @@ class Environment:
         return self._peak_megabytes() > self.specification.memory_megabytes
 
     def _peak_megabytes(self) -> int:
-        """The most memory the process ever held, in megabytes; 0 where the system does not tell (not Linux)."""
+        """Return the most memory the process ever held, in megabytes; 0 where the system does not tell (not Linux)."""
         try:
             with open(f"/proc/{self._process.pid}/status", "rb") as status:  # noqa: PTH123 -- on the invocation's path
                 match = _PEAK.search(status.read())
@@ -240,7 +238,7 @@ class Environment:
         return self._peak
 
     def _report(self, outcome: Outcome, request_id: str, milliseconds: float, *, cold: bool) -> str:
-        """The log of one invocation as Lambda writes it."""
+        """Return the log of one invocation as Lambda writes it."""
         specification = self.specification
         report = (
             f"REPORT RequestId: {request_id}\tDuration: {milliseconds:.2f} ms\t"
@@ -279,10 +277,11 @@ class Environment:
         ]
         libraries = [specification.code, specification.code / "lib", *(layer / "lib" for layer in specification.layers)]
         temporary = str(self._folder / "tmp")
+        stream = f"{datetime.now(UTC):%Y/%m/%d}/[{specification.version}]{secrets.token_hex(16)}"
         return {
             **specification.variables,
             "AWS_LAMBDA_RUNTIME_API": self._api.address,
-            "AWS_LAMBDA_LOG_STREAM_NAME": f"{datetime.now(UTC):%Y/%m/%d}/[{specification.version}]{secrets.token_hex(16)}",
+            "AWS_LAMBDA_LOG_STREAM_NAME": stream,
             "LAMBDA_TASK_ROOT": str(specification.code),
             "LAMBDA_RUNTIME_DIR": str(specification.runtime),
             "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
@@ -294,7 +293,7 @@ class Environment:
 
 
 def base_interpreter() -> str:
-    """The interpreter below the emulator's virtual environment, which sees none of its packages."""
+    """Return the interpreter below the emulator's virtual environment, which sees none of its packages."""
     return getattr(sys, "_base_executable", None) or sys.executable
 
 

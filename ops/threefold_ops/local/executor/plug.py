@@ -1,4 +1,4 @@
-"""The one place that touches ministack's private parts: it takes the place of its Python worker, or refuses to start."""
+"""The one place that touches ministack's private parts: it replaces the Python worker, or refuses to start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ministack.core import lambda_runtime  # type: ignore[import-not-found]
 from ministack.services import lambda_svc  # type: ignore[import-not-found]
 
-from . import emf
+from . import custom_resources, emf
 from .content import ContentStore, lay_out_runtime
 from .environment import Environment, Outcome, Specification
 from .pool import DEFAULT_CONCURRENCY, Pool, State, ThrottledError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _log = logging.getLogger("threefold.plug")
-# Nothing of what is used here is public, so only the release that was read and tried will do.
+# ruff: noqa: SLF001 -- nothing of what is used here is public, so only the release that was read and tried will do.
 MINISTACK_VERSION: Final = "1.5.33"
 _SEAM: Final = {
     "_execute_function_warm": ["func", "event", "request_id"],
@@ -36,7 +36,7 @@ _DEFAULT_TIMEOUT_SECONDS: Final = 3
 
 
 class SeamError(Exception):
-    """This is not the ministack that the executor was made for."""
+    """Another ministack than the one that the executor was made for."""
 
 
 def check() -> None:
@@ -83,9 +83,19 @@ class Executor:
     def execute(self, func: dict[str, Any], event: Any, request_id: str) -> dict[str, Any]:  # noqa: ANN401
         """Stand in for `_execute_function_warm`: its arguments, its kind of answer."""
         config = func.get("config") or func
-        if not str(config.get("Runtime", "")).startswith("python"):
-            # CDK brings small Node.js functions of its own; those stay with ministack's worker.
-            return self._others(func, event, request_id)
+        python = str(config.get("Runtime", "")).startswith("python")
+        if not custom_resources.is_request(event):
+            return self._run(func, event, request_id) if python else self._others(func, event, request_id)
+        if not python and custom_resources.stands_in_for(event):
+            return custom_resources.stand_in(event, self._endpoint_url, str(config["FunctionArn"]).split(":")[3])
+        result = self._run(func, event, request_id) if python else self._others(func, event, request_id)
+        if result.get("error"):
+            # A function that cannot answer for itself would leave its stack waiting for an hour.
+            custom_resources.answer(event, reason=json.dumps(result.get("body")))
+        return result
+
+    def _run(self, func: dict[str, Any], event: Any, request_id: str) -> dict[str, Any]:  # noqa: ANN401
+        config = func.get("config") or func
         payload = json.dumps(event, ensure_ascii=False).encode()
         if len(payload) > REQUEST_LIMIT_BYTES:
             text = f"Request must be smaller than {REQUEST_LIMIT_BYTES} bytes for the InvokeFunction operation"
@@ -155,7 +165,7 @@ class Executor:
 
 
 def _state(config: dict[str, Any]) -> State:
-    """The version and all by which Lambda itself would replace its environments."""
+    """Return the version, and all by whose change Lambda itself would replace its environments."""
     layers = tuple(
         attachment["Arn"] if isinstance(attachment, dict) else attachment for attachment in config.get("Layers") or ()
     )

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from threefold import strict_json
-from threefold.errors import Malformed
+from threefold.errors import Malformed, shown
 from threefold.protocols.open_inference import decode_tensors
 
 if TYPE_CHECKING:
@@ -79,15 +79,15 @@ def decode(body: str, fallback: tuple[str, int]) -> Message:
         raise Malformed(message)
     model, key = document.get("model"), document.get("key")
     if not isinstance(model, str):
-        message = f"message: want a model's name, got {model!r:.60}"
+        message = f"message: want a model's name, got {shown(model)}"
         raise Malformed(message)
     if key is not None and not isinstance(key, str | int):
-        message = f"message: want a key that is text or a whole number, got {key!r:.60}"
+        message = f"message: want a key that is text or a whole number, got {shown(key)}"
         raise Malformed(message)
     original, at_ms = fallback
     found = document.get("id", original)
     if not isinstance(found, str) or not 0 < len(found) <= MAXIMUM_ID:
-        message = f"message: want an id of 1 to {MAXIMUM_ID} characters, got {found!r:.60}"
+        message = f"message: want an id of 1 to {MAXIMUM_ID} characters, got {shown(found)}"
         raise Malformed(message)
     if "at" in document:
         at_ms = _milliseconds(document["at"])
@@ -96,7 +96,7 @@ def decode(body: str, fallback: tuple[str, int]) -> Message:
         message = "message: want one of record and inputs, got both" if record else "message: want record or inputs"
         raise Malformed(message)
     if record is not None and not isinstance(record, dict):
-        message = f"message: want a record that is an object, got {record!r:.60}"
+        message = f"message: want a record that is an object, got {shown(record)}"
         raise Malformed(message)
     tensors = None if inputs is None else decode_tensors(inputs)
     return Message(found, at_ms, model, None if key is None else str(key), record, tensors)
@@ -126,5 +126,5 @@ def _milliseconds(at: object) -> int:
             moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return round(moment.timestamp() * 1000)
     except (TypeError, ValueError, OverflowError, OSError) as error:
-        message = f"message: want at as ISO 8601 or as milliseconds, got {at!r:.60}"
+        message = f"message: want at as ISO 8601 or as milliseconds, got {shown(at)}"
         raise Malformed(message) from error

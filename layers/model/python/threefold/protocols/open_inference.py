@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from threefold import strict_json
-from threefold.errors import Malformed, OutsideSignature
+from threefold.errors import Malformed, OutsideSignature, shown
 from threefold.prediction import tensor_to_json
 from threefold.signature import DTYPES
 
@@ -49,7 +49,7 @@ def decode(body: bytes) -> tuple[dict[str, npt.NDArray[Any]], str | None, list[s
     tensors = decode_tensors(document.get("inputs"))
     identity = document.get("id")
     if identity is not None and not isinstance(identity, str):
-        message = f"id: want a string, got {identity!r:.60}"
+        message = f"id: want a string, got {shown(identity)}"
         raise Malformed(message)
     outputs = document.get("outputs")
     if outputs is None:
@@ -57,7 +57,7 @@ def decode(body: bytes) -> tuple[dict[str, npt.NDArray[Any]], str | None, list[s
     if not isinstance(outputs, list) or not all(
         isinstance(output, dict) and isinstance(output.get("name"), str) for output in outputs
     ):
-        message = f"outputs: want a list of objects with a name, got {outputs!r:.60}"
+        message = f"outputs: want a list of objects with a name, got {shown(outputs)}"
         raise Malformed(message)
     return tensors, identity, [output["name"] for output in outputs]
 
@@ -70,7 +70,7 @@ def decode_tensors(inputs: object) -> dict[str, npt.NDArray[Any]]:
         OutsideSignature: data that are not of the datatype that they claim.
     """
     if not isinstance(inputs, list) or not inputs:
-        message = f"inputs: want a list of tensors, got {inputs!r:.60}"
+        message = f"inputs: want a list of tensors, got {shown(inputs)}"
         raise Malformed(message)
     tensors = {}
     for tensor in inputs:
@@ -127,20 +127,20 @@ def model_metadata(manifest: Manifest, release: Release) -> dict[str, Any]:
 
 def _decode_tensor(tensor: object) -> tuple[str, npt.NDArray[Any]]:
     if not isinstance(tensor, dict):
-        message = f"inputs: want objects, got {tensor!r:.60}"
+        message = f"inputs: want objects, got {shown(tensor)}"
         raise Malformed(message)
     name, datatype, shape = tensor.get("name"), tensor.get("datatype"), tensor.get("shape")
     if not isinstance(name, str):
-        message = f"inputs: want a name for each tensor, got {name!r:.60}"
+        message = f"inputs: want a name for each tensor, got {shown(name)}"
         raise Malformed(message)
     if not isinstance(datatype, str) or datatype not in DTYPES:
-        message = f"input '{name}': want a datatype out of {list(DTYPES)}, got {datatype!r:.60}"
+        message = f"input '{name}': want a datatype out of {list(DTYPES)}, got {shown(datatype)}"
         raise Malformed(message)
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-        message = f"input '{name}': want a shape of whole numbers, got {shape!r:.60}"
+        message = f"input '{name}': want a shape of whole numbers, got {shown(shape)}"
         raise Malformed(message)
     if "data" not in tensor or not isinstance(tensor["data"], list):
-        message = f"input '{name}': want its data as a list, got {tensor.get('data')!r:.60}"
+        message = f"input '{name}': want its data as a list, got {shown(tensor.get('data'))}"
         raise Malformed(message)
     flat = _flatten(tensor["data"], name)
     if len(flat) != math.prod(shape):
@@ -196,4 +196,4 @@ def _non_finite(name: str, datatype: str, value: Any) -> float:  # noqa: ANN401 
 
 
 def _wrong(name: str, datatype: str, value: object) -> OutsideSignature:
-    return OutsideSignature(f"input '{name}': want {datatype} values, got {value!r:.60}")
+    return OutsideSignature(f"input '{name}': want {datatype} values, got {shown(value)}")

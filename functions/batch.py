@@ -1,0 +1,3 @@
+"""placeholder"""
+def handler(e, c):
+    return {}

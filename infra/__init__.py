@@ -1,0 +1,1 @@
+"""The stacks: what AWS holds of Threefold, and who may do what."""

@@ -1,0 +1,115 @@
+"""The batch door: inbox and results buckets, the batch function, and the state machine that runs a job's chunks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_s3 as s3
+
+from infra.function import DoorFunction
+from infra.grants import Grant
+from infra.job import Job
+from infra.stage_stack import StageStack
+from infra.store_stack import private_bucket
+from threefold.names import Door, Output
+from threefold.settings import Settings
+
+if TYPE_CHECKING:
+    from constructs import Construct
+
+    from infra.context import DeploymentContext
+
+# https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: the most there is.
+TIMEOUT_SECONDS: Final = 900
+SUFFIXES: Final = (".csv", ".csv.gz")
+# Longer than any job runs: a job reads one version of its file.
+_INBOX_NONCURRENT_DAYS: Final = 30
+
+
+class BatchStack(StageStack):
+    """The buckets, the batch function and its state machine."""
+
+    def __init__(self, scope: Construct, context: DeploymentContext) -> None:
+        """Make the function first, then what calls it."""
+        super().__init__(scope, Door.BATCH, context, "predictions over CSV files")
+        door = DoorFunction(
+            self,
+            settings=Settings(
+                door=Door.BATCH,
+                stage=context.stage,
+                auth=context.auth,
+                model_bucket=self.bucket("models"),
+                inbox_bucket=self.bucket("inbox"),
+                results_bucket=self.bucket("results"),
+                predictions_table=self.name("predictions"),
+                jobs_table=self.name("jobs"),
+                state_machine_arn=self.state_machine_arn,
+                refresh_seconds=context.refresh_seconds,
+                ttl_days=context.ttl_days,
+                chunk_concurrency=context.chunk_concurrency,
+            ),
+            timeout_seconds=TIMEOUT_SECONDS,
+            memory_megabytes=context.batch_memory,
+            reserved_concurrency=context.batch_reserved_concurrency,
+            grants=[
+                *self.registry_read(),
+                Grant(
+                    ["s3:GetObject", "s3:GetObjectVersion"],
+                    [self.bucket_arn("inbox", "*")],
+                    wildcard="uploaders name the files",
+                ),
+                Grant(
+                    ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"],
+                    [self.bucket_arn("results", "*")],
+                    wildcard="models and jobs name the results",
+                ),
+                # Without it S3 says 403 of a key that is not there.
+                Grant(["s3:ListBucket"], [self.bucket_arn("inbox"), self.bucket_arn("results")]),
+                Grant(
+                    [
+                        *("dynamodb:PutItem", "dynamodb:BatchWriteItem", "dynamodb:UpdateItem"),
+                        *("dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Query"),
+                    ],
+                    [self.table_arn("jobs"), self.table_arn("predictions")],
+                ),
+                Grant(["states:StartExecution"], [self.state_machine_arn]),
+            ],
+        )
+        inbox = private_bucket(self, "Inbox", "inbox", versioned=True, noncurrent_days=_INBOX_NONCURRENT_DAYS)
+        results = private_bucket(self, "Results", "results", versioned=False)
+        self._notify(inbox, door)
+        job = Job(self, door.alias)
+        self.output(Output.INBOX_BUCKET, inbox.bucket_name)
+        self.output(Output.RESULTS_BUCKET, results.bucket_name)
+        self.output(Output.STATE_MACHINE_ARN, job.state_machine.state_machine_arn)
+
+    def _notify(self, inbox: s3.Bucket, door: DoorFunction) -> None:
+        # The bucket's own property, not CDK's custom resource, which would bring a function of its own.
+        permission = lambda_.CfnPermission(
+            self,
+            "InboxMayInvoke",
+            action="lambda:InvokeFunction",
+            function_name=door.alias.function_arn,
+            principal="s3.amazonaws.com",
+            source_account=self.account,
+            source_arn=self.bucket_arn("inbox"),
+        )
+        bucket = inbox.node.default_child
+        assert isinstance(bucket, s3.CfnBucket)
+        # S3 calls nobody who has not let it, and checks that when the bucket is made.
+        bucket.add_resource_dependency(permission)
+        bucket.notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
+            lambda_configurations=[
+                s3.CfnBucket.LambdaConfigurationProperty(
+                    event="s3:ObjectCreated:*",
+                    function=door.alias.function_arn,
+                    filter=s3.CfnBucket.NotificationFilterProperty(
+                        s3_key=s3.CfnBucket.S3KeyFilterProperty(
+                            rules=[s3.CfnBucket.FilterRuleProperty(name="suffix", value=suffix)]
+                        )
+                    ),
+                )
+                for suffix in SUFFIXES
+            ]
+        )

@@ -1,0 +1,187 @@
+"""Every CDK context key: its type, default, limits and meaning, read into one frozen object."""
+
+# ruff: noqa: RUF009 - _key is dataclasses.field
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from threefold.settings import Auth
+
+# https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutRetentionPolicy.html
+RETENTION_DAYS: Final = (
+    *(1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731),
+    *(1096, 1827, 2192, 2557, 2922, 3288, 3653),
+)
+# The name of a bucket is at most 63 characters, of which account, region and our own words take 47.
+_STAGE: Final = r"[a-z][a-z0-9-]{0,14}[a-z0-9]|[a-z]"
+_KINDS: Final = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+
+
+class Row(NamedTuple):
+    """One line of the documented table of context keys."""
+
+    key: str
+    kind: str
+    default: str
+    meaning: str
+
+
+def _key(
+    default: Any,  # noqa: ANN401 - one of the types of a context value
+    meaning: str,
+    *,
+    choices: tuple[Any, ...] = (),
+    limits: tuple[float, float] | None = None,
+    pattern: str = "",
+) -> Any:  # noqa: ANN401 - dataclasses.field is Any too
+    return field(
+        default=default,
+        metadata={"meaning": meaning, "choices": choices, "limits": limits, "pattern": pattern},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentContext:
+    """What one deployment is made of; a key is a field's name in camel case.
+
+    Raises:
+        ValueError: keys that do not go together; the message names them.
+    """
+
+    stage: str = _key("dev", "stands in every name, so that stages share an account", pattern=_STAGE)
+    auth: Auth = _key(
+        "iam",
+        "who may call over HTTPS: signed AWS callers, holders of a JWT, or (embedded AWS only) anybody",
+        choices=("iam", "jwt", "none"),
+    )
+    jwt_issuer: str = _key("", "the tokens' issuer; needed with `auth=jwt`", pattern=r"|https?://\S+")
+    jwt_audience: str = _key("", "the tokens' audiences, comma-separated; needed with `auth=jwt`")
+    scope_template: str = _key("predict:{model}", "the OAuth scope that opens a model", pattern=r".*\{model\}.*")
+    cors_origins: str = _key("*", "web origins that may call, comma-separated")
+    architecture: str = _key("x86_64", "the functions' processor", choices=("x86_64", "arm64"))
+    model_layer_key: str = _key("", "the model layer's zip in the model bucket; `threefold deploy` sets it")
+    model_layer_version: str = _key("", "the one object version of that zip; without it only the store is synthesized")
+    runtime_layer: str = _key("", "a local folder that holds the runtime layer's `python/`; `threefold deploy` sets it")
+    retain: str = _key(
+        "auto",
+        "whether deleting a stack keeps its data, and is protected; `auto`: in stage prod only",
+        choices=("auto", "always", "never"),
+    )
+    log_retention_days: int = _key(30, "how long logs are kept", choices=RETENTION_DAYS)
+    alarm_email: str = _key("", "an address that alarms are sent to; it has to confirm", pattern=r"|[^@\s]+@[^@\s]+")
+    tracing: bool = _key(False, "X-Ray traces of functions and jobs")
+    throttle_rate: int = _key(500, "HTTPS requests a second, over all callers", limits=(1, 10_000))
+    throttle_burst: int = _key(1000, "HTTPS requests at once, over all callers", limits=(1, 5_000))
+    refresh_seconds: float = _key(
+        30.0, "the most seconds by which a served release may be out of date", limits=(0, 3600)
+    )
+    ttl_days: int = _key(90, "how long outcomes stay in the predictions table", limits=(1, 3650))
+    stream_batch_size: int = _key(100, "messages that one invocation takes at most", limits=(1, 10_000))
+    stream_max_concurrency: int = _key(10, "stream functions that run at a time", limits=(2, 1000))
+    chunk_concurrency: int = _key(8, "chunks of one job that run at a time", limits=(1, 1000))
+    predict_memory: int = _key(1769, "memory in MB; 1,769 is one vCPU", limits=(128, 10_240))
+    batch_memory: int = _key(1769, "memory in MB; 1,769 is one vCPU", limits=(128, 10_240))
+    stream_memory: int = _key(1769, "memory in MB; 1,769 is one vCPU", limits=(128, 10_240))
+    predict_reserved_concurrency: int = _key(0, "concurrency kept for this door; 0: none is", limits=(0, 100_000))
+    batch_reserved_concurrency: int = _key(
+        0, "concurrency kept for, and the most of, this door; 0: none is", limits=(0, 100_000)
+    )
+    stream_reserved_concurrency: int = _key(
+        0, "concurrency kept for, and the most of, this door; 0: none is", limits=(0, 100_000)
+    )
+
+    def __post_init__(self) -> None:
+        if self.auth == "jwt" and not (self.jwt_issuer and self.jwt_audience):
+            missing = "jwtAudience" if self.jwt_issuer else "jwtIssuer"
+            raise ValueError(f"context '{missing}': want it set with auth=jwt, got nothing")
+        if self.serves and not (self.model_layer_key and self.runtime_layer):
+            missing = "runtimeLayer" if self.model_layer_key else "modelLayerKey"
+            raise ValueError(f"context '{missing}': want it set with modelLayerVersion, got nothing")
+        if 0 < self.stream_reserved_concurrency < self.stream_max_concurrency:
+            raise ValueError(
+                f"context 'streamReservedConcurrency': want 0 or at least streamMaxConcurrency "
+                f"({self.stream_max_concurrency}), got {self.stream_reserved_concurrency}"
+            )
+
+    @property
+    def serves(self) -> bool:
+        """Whether the doors can be synthesized, not the store alone."""
+        return bool(self.model_layer_version)
+
+    @property
+    def retains(self) -> bool:
+        """Whether data outlive their stack, and are protected from deletion."""
+        return self.retain == "always" or (self.retain == "auto" and self.stage == "prod")
+
+
+def read(found: Mapping[str, Any]) -> DeploymentContext:
+    """Read the context of an app; keys of the CDK itself are none of ours.
+
+    Raises:
+        ValueError: a value is not what its key takes, or a key is almost one of ours.
+    """
+    known = {_camel(each.name): each for each in fields(DeploymentContext)}
+    for key in found:
+        if key not in known and (meant := difflib.get_close_matches(key, known, n=1, cutoff=0.8)):
+            raise ValueError(f"context: want a known key, got '{key}' (is '{meant[0]}' meant?)")
+    values: dict[str, Any] = {
+        each.name: _parse(key, each, found[key]) for key, each in known.items() if found.get(key) is not None
+    }
+    return DeploymentContext(**values)
+
+
+def rows() -> list[Row]:
+    """The table of all keys, as docs/configuration.md shows it."""
+    return [
+        Row(_camel(each.name), _wanted(each), _show(each.default), each.metadata["meaning"])
+        for each in fields(DeploymentContext)
+    ]
+
+
+def _parse(key: str, each: Any, value: object) -> object:  # noqa: ANN401 - a dataclasses.Field of any type
+    kind = type(each.default)
+    error = ValueError(f"context '{key}': want {_wanted(each)}, got {value!r}")
+    # The command line's values are text; those of cdk.json have types.
+    if isinstance(value, bool) or kind is bool:
+        text = str(value).lower()
+        if kind is not bool or text not in {"true", "false"}:
+            raise error
+        return text == "true"
+    try:
+        parsed = kind(cast("Any", value))
+    except (TypeError, ValueError):
+        raise error from None
+    meta = each.metadata
+    if (
+        (kind is int and isinstance(value, float))
+        or (meta["choices"] and parsed not in meta["choices"])
+        or (meta["limits"] and not meta["limits"][0] <= parsed <= meta["limits"][1])
+        or (meta["pattern"] and not re.fullmatch(meta["pattern"], parsed))
+    ):
+        raise error
+    return parsed
+
+
+def _wanted(each: Any) -> str:  # noqa: ANN401 - a dataclasses.Field of any type
+    meta = each.metadata
+    if meta["choices"]:
+        return "one of " + ", ".join(_show(choice) for choice in meta["choices"])
+    kind = _KINDS[type(each.default)]
+    if meta["limits"]:
+        return f"{kind} from {meta['limits'][0]} to {meta['limits'][1]}"
+    return f"{kind} like {meta['pattern']}" if meta["pattern"] else kind
+
+
+def _show(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)

@@ -1,0 +1,86 @@
+"""A door's function: the defaults of all doors, stated once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from aws_cdk import Duration
+from aws_cdk import aws_lambda as lambda_
+from constructs import Construct
+
+from infra.grants import Grant, accept, make_role
+from infra.layers import architecture, layers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from infra.stage_stack import StageStack
+    from threefold.settings import Settings
+
+FUNCTIONS: Final = Path(__file__).resolve().parents[1] / "functions"
+RUNTIME: Final = "python3.13"
+ALIAS: Final = "live"
+
+
+class DoorFunction(Construct):
+    """One function of `functions/`, with its role, its log group and the alias that callers use.
+
+    Attributes:
+        function: the function.
+        alias: `live`, always on the newest version: code rolls forward by it.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is the stack's choice
+        self,
+        stack: StageStack,
+        *,
+        settings: Settings,
+        timeout_seconds: int,
+        memory_megabytes: int,
+        reserved_concurrency: int,
+        grants: Sequence[Grant],
+    ) -> None:
+        """Make the function of `settings.door`.
+
+        Args:
+            stack: where it stands.
+            settings: all that it is told; its door names the module under `functions/`.
+            timeout_seconds: how long one invocation may take.
+            memory_megabytes: its memory, and with it its share of processors.
+            reserved_concurrency: concurrency that is kept for it and that it never exceeds; 0 reserves none.
+            grants: what it may do, beside writing its own log.
+        """
+        door = settings.door
+        super().__init__(stack, "Function")
+        if not (FUNCTIONS / f"{door}.py").is_file():
+            raise ValueError(f"function '{door}': want {FUNCTIONS / door}.py, got nothing there")
+        name = stack.name(door)
+        log_group = stack.log_group(self, "Logs", f"/aws/lambda/{name}")
+        own_log = Grant(["logs:CreateLogStream", "logs:PutLogEvents"], [log_group.log_group_arn])
+        role = make_role(self, "lambda.amazonaws.com", [*grants, own_log])
+        runtime = lambda_.Runtime(RUNTIME, lambda_.RuntimeFamily.PYTHON)
+        self.function = lambda_.Function(
+            self,
+            "Resource",
+            function_name=name,
+            description=f"Threefold's {door} door",
+            code=lambda_.Code.from_asset(str(FUNCTIONS), exclude=["*", f"!{door}.py"]),
+            handler=f"{door}.handler",
+            runtime=runtime,
+            architecture=architecture(stack.context.architecture),
+            layers=layers(stack, door, runtime),
+            environment=settings.to_env(),
+            role=role,
+            memory_size=memory_megabytes,
+            timeout=Duration.seconds(timeout_seconds),
+            reserved_concurrent_executions=reserved_concurrency or None,
+            log_group=log_group,
+            tracing=lambda_.Tracing.ACTIVE if stack.context.tracing else None,
+        )
+        self.alias = lambda_.Alias(self, "Live", alias_name=ALIAS, version=self.function.current_version)
+        accept(
+            self.function,
+            "the runtime layer's wheels are built for this Python; it moves with requirements/runtime.txt",
+            "AwsSolutions-L1",
+        )

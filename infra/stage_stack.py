@@ -1,0 +1,96 @@
+"""The stack that all others are: one stage's names, addresses and removal policy, the same in every stack."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aws_cdk import CfnOutput, Environment, RemovalPolicy, Stack, Tags
+from aws_cdk import aws_logs as logs
+
+from infra.grants import Grant
+from threefold.names import Prefix, stack_name
+
+if TYPE_CHECKING:
+    from constructs import Construct
+
+    from infra.context import DeploymentContext
+
+# An embedded AWS answers to this account; a real one never does.
+EMBEDDED: Final = Environment(account="000000000000", region="us-east-1")
+
+
+class StageStack(Stack):
+    """A stack of one stage.
+
+    Names are computed, not exported: an export in use blocks the next deploy of the stack that exports it.
+    """
+
+    def __init__(self, scope: Construct, part: str, context: DeploymentContext, description: str) -> None:
+        """Make the stack `part` of a stage; one of `names.STACKS`."""
+        name = stack_name(context.stage, part)
+        super().__init__(
+            scope,
+            name,
+            stack_name=name,
+            description=f"Threefold, stage {context.stage}: {description}",
+            env=EMBEDDED if context.auth == "none" else None,
+            termination_protection=context.retains,
+        )
+        self.context = context
+        Tags.of(self).add("project", "threefold")
+        Tags.of(self).add("stage", context.stage)
+
+    @property
+    def removal_policy(self) -> RemovalPolicy:
+        """What happens to data when their stack goes."""
+        return RemovalPolicy.RETAIN if self.context.retains else RemovalPolicy.DESTROY
+
+    def name(self, part: str) -> str:
+        """The name of a function, table, queue, topic or state machine of this stage."""
+        return f"threefold-{self.context.stage}-{part}"
+
+    def bucket(self, part: str) -> str:
+        """The name of a bucket of this stage: models, inbox or results. Bucket names are the world's, not ours."""
+        return f"{self.name(part)}-{self.account}-{self.region}"
+
+    def bucket_arn(self, part: str, keys: str = "") -> str:
+        """The ARN of a bucket of this stage, or of some of its objects."""
+        return f"arn:{self.partition}:s3:::{self.bucket(part)}" + (f"/{keys}" if keys else "")
+
+    def arn(self, service: str, resource: str) -> str:
+        """The ARN of something in this account and region."""
+        return f"arn:{self.partition}:{service}:{self.region}:{self.account}:{resource}"
+
+    def table_arn(self, part: str) -> str:
+        """The ARN of a table of this stage: predictions or jobs."""
+        return self.arn("dynamodb", f"table/{self.name(part)}")
+
+    @property
+    def state_machine_arn(self) -> str:
+        """The ARN of the state machine that runs a job's chunks."""
+        return self.arn("states", f"stateMachine:{self.name('batch')}")
+
+    def registry_read(self) -> list[Grant]:
+        """What a function needs to read releases and packages, and nothing else of the model bucket."""
+        prefixes = (Prefix.PACKAGES, Prefix.RELEASES)
+        return [
+            Grant(
+                ["s3:GetObject", "s3:GetObjectVersion"],
+                [self.bucket_arn("models", f"{prefix}*") for prefix in prefixes],
+                wildcard="a promotion brings models and digests that no deploy knows of",
+            ),
+            # Without it S3 says 403 of a key that is not there, and a missing release looks like an outage.
+            Grant(["s3:ListBucket"], [self.bucket_arn("models")]),
+        ]
+
+    def log_group(self, scope: Construct, construct_id: str, name: str) -> logs.LogGroup:
+        """A log group that keeps its lines for the stage's time."""
+        group = logs.LogGroup(scope, construct_id, log_group_name=name, removal_policy=self.removal_policy)
+        child = group.node.default_child
+        assert isinstance(child, logs.CfnLogGroup)
+        child.retention_in_days = self.context.log_retention_days
+        return group
+
+    def output(self, name: str, value: str) -> None:
+        """An output of `names.Output`; none is exported."""
+        CfnOutput(self, name, value=value)

@@ -1,0 +1,154 @@
+"""Objects of any size in S3, read and written in bounded memory."""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from botocore.exceptions import HTTPClientError, IncompleteReadError
+
+from threefold.errors import StorageUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import TracebackType
+
+    from mypy_boto3_s3 import S3Client
+
+PIECE_BYTES: Final = 1024**2
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html: 5 MiB to 5 GiB a part, the last may be smaller.
+LEAST_PART_BYTES: Final = 5 * 1024**2
+# Memory follows from this; 10,000 parts of it are 80 GB.
+PART_BYTES: Final = 8 * 1024**2
+CONTENT_TYPE: Final = "text/csv; charset=utf-8"
+_TRIES: Final = 4
+_COPIES_AT_A_TIME: Final = 8
+
+
+def read(  # noqa: PLR0913 - an object's address has three parts, a range two
+    client: S3Client, bucket: str, key: str, *, version: str | None = None, start: int = 0, end: int | None = None
+) -> Iterator[bytes]:
+    """Stream a byte range of one version of an object, in pieces of at most PIECE_BYTES.
+
+    A connection that breaks is taken up again where it broke: botocore's retries cover the request, not the body.
+
+    Args:
+        client: an S3 client.
+        bucket: where the object is.
+        key: its key.
+        version: its version; None reads the newest.
+        start: the first byte.
+        end: the byte after the last one; None reads to the end.
+
+    Raises:
+        StorageUnavailable: the body broke off again and again.
+    """
+    address: Any = {"Bucket": bucket, "Key": key, **({"VersionId": version} if version else {})}
+    tries = 0
+    while end is None or start < end:
+        ranged = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}
+        response = client.get_object(**address, **ranged)
+        end = start + response["ContentLength"]
+        broken: Exception | None = None
+        try:
+            while start < end and (piece := response["Body"].read(PIECE_BYTES)):
+                yield piece
+                start += len(piece)
+                tries = 0
+        except (HTTPClientError, IncompleteReadError) as error:
+            broken = error
+        finally:
+            response["Body"].close()
+        tries += 1
+        if start < end and tries == _TRIES:
+            message = f"object {key}: want bytes {start} to {end}, got {broken or 'nothing'}"
+            raise StorageUnavailable(message) from broken
+
+
+class ObjectWriter:
+    """Writes an object piece by piece: at once if it is small, else in parts, and not at all if the block fails."""
+
+    def __init__(self, client: S3Client, bucket: str, key: str) -> None:
+        """Make a writer; use it as a context manager."""
+        self._client = client
+        self._address: Any = {"Bucket": bucket, "Key": key}
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._upload: str | None = None
+        self._parts: dict[int, str] = {}
+        self._numbers = itertools.count(1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, piece: bytes) -> None:
+        """Add bytes."""
+        if piece:
+            self._pieces.append(piece)
+            self._size += len(piece)
+        if self._size >= PART_BYTES:
+            self._flush()
+
+    def append(self, objects: Iterable[tuple[str, int]]) -> None:
+        """Add objects of the same bucket, given as (key, size): S3 copies the large ones itself."""
+        with ThreadPoolExecutor(_COPIES_AT_A_TIME) as pool:
+            copies = []
+            for key, size in objects:
+                # A part has a least size: what is pending is filled up to it before S3 copies the rest.
+                lacking = LEAST_PART_BYTES - self._size if 0 < self._size < LEAST_PART_BYTES else 0
+                if size - lacking < LEAST_PART_BYTES:
+                    lacking = size
+                for piece in read(self._client, self._address["Bucket"], key, end=lacking):
+                    self.write(piece)
+                if lacking < size:
+                    if self._size:
+                        self._flush()
+                    copies.append(pool.submit(self._copy, next(self._numbers), self._open(), key, lacking, size))
+            for copy in copies:
+                copy.result()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            if self._upload is not None:
+                self._client.abort_multipart_upload(**self._address, UploadId=self._upload)
+            return
+        if self._upload is None:
+            self._client.put_object(**self._address, Body=b"".join(self._pieces), ContentType=CONTENT_TYPE)
+            return
+        if self._size:
+            self._flush()
+        parts: Any = [{"PartNumber": number, "ETag": self._parts[number]} for number in sorted(self._parts)]
+        self._client.complete_multipart_upload(
+            **self._address, UploadId=self._upload, MultipartUpload={"Parts": parts}
+        )
+
+    def _open(self) -> str:
+        if self._upload is None:
+            created = self._client.create_multipart_upload(**self._address, ContentType=CONTENT_TYPE)
+            self._upload = created["UploadId"]
+        return self._upload
+
+    def _flush(self) -> None:
+        number, upload = next(self._numbers), self._open()
+        body, self._pieces, self._size = b"".join(self._pieces), [], 0
+        sent = self._client.upload_part(**self._address, UploadId=upload, PartNumber=number, Body=body)
+        self._parts[number] = sent["ETag"]
+
+    def _copy(self, number: int, upload: str, key: str, start: int, end: int) -> None:
+        copied = self._client.upload_part_copy(
+            **self._address,
+            UploadId=upload,
+            PartNumber=number,
+            CopySource={"Bucket": self._address["Bucket"], "Key": key},
+            CopySourceRange=f"bytes={start}-{end - 1}",
+        )
+        self._parts[number] = copied["CopyPartResult"]["ETag"]
+
+
+def sizes(client: S3Client, bucket: str, prefix: str) -> dict[str, int]:
+    """The objects under a prefix, by key, in the keys' order."""
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    return {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", [])}

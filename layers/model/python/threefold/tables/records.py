@@ -1,0 +1,201 @@
+"""Where one CSV record ends and the next begins, in a stream of bytes of any size."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from threefold.errors import InvalidTable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    Positions = npt.NDArray[np.intp]
+
+# What a reader holds at a time follows from this: a record is read whole, and blocks are not much larger.
+MAXIMUM_RECORD_BYTES: Final = 1024**2
+# Each costs another look at the bytes after it; beyond this many it is no CSV with a typing error in it.
+MAXIMUM_UNCLOSED: Final = 100
+
+_QUOTE, _LF, _CR = b'"\n\r'
+_CLOSED_FIELD: Final = re.compile(rb'"[^"]*(?:""[^"]*)*"')
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Whole records, as many as are at hand.
+
+    Blank lines are no records: they count as lines, not as rows.
+
+    Attributes:
+        data: the bytes.
+        offset: where they stand in the object.
+        row: the number of the first record, 1 for the first under the header.
+        line: the number of the line that `data` begins with, 1 for the file's first.
+        starts: where each record begins in `data`.
+        stops: where its text ends, the line's end left out.
+        ends: where its line ends.
+        opens: where quoted fields begin.
+        closes: where they end, at their last quote.
+        unclosed: the block is one record, which opens a quote that nothing closes.
+    """
+
+    data: bytes
+    offset: int
+    row: int
+    line: int
+    starts: Positions
+    stops: Positions
+    ends: Positions
+    opens: Positions = field(repr=False)
+    closes: Positions = field(repr=False)
+    unclosed: bool = False
+
+    def __len__(self) -> int:
+        """How many records."""
+        return len(self.starts)
+
+    def find(self, character: int) -> Positions:
+        """Where a character stands outside of quotes."""
+        found = np.flatnonzero(np.frombuffer(self.data, np.uint8) == character)
+        return _outside(found, self.opens, self.closes)
+
+    def lines(self, positions: list[int]) -> list[int]:
+        """The numbers of the lines that some of the records begin on."""
+        newlines = np.flatnonzero(np.frombuffer(self.data, np.uint8) == _LF)
+        return (np.searchsorted(newlines, self.starts[positions]) + self.line).tolist()
+
+
+def read_blocks(
+    stream: Iterator[bytes], delimiter: str, *, offset: int = 0, row: int = 1, line: int = 1
+) -> Iterator[Block]:
+    """Cut a stream into blocks of whole records, in memory bounded by the longest record there may be.
+
+    A quote opens a quoted field at a field's start only, as Python's csv module and spreadsheets have it; anywhere
+    else it is a character. A record ends at a newline outside of quotes. Where a quote is not closed within
+    MAXIMUM_RECORD_BYTES, or by the stream's end, its record ends with its first line, so that one typing error costs
+    one row. All of that depends on the bytes alone, never on how the stream is cut, so that planner and reader agree.
+
+    Args:
+        stream: pieces of any size, beginning at a record's start.
+        delimiter: one ASCII character.
+        offset: where the stream begins in its object.
+        row: the number of its first record.
+        line: the number of its first line.
+
+    Raises:
+        InvalidTable: a line that is longer than a record may be, or too many quotes that are not closed.
+    """
+    buffer, unclosed = b"", 0
+    while True:
+        buffer, finished = _fill(buffer, stream)
+        if not buffer:
+            return
+        ends, opens, closes = _scan(buffer, delimiter, last=finished)
+        place = (offset, row, line)
+        if len(ends):
+            block = _block(buffer, place, ends, opens, closes)
+        else:
+            unclosed += 1
+            cut = buffer.find(b"\n", 0, MAXIMUM_RECORD_BYTES) + 1
+            if not cut and len(buffer) > MAXIMUM_RECORD_BYTES:
+                message = f"line {line}: want at most {MAXIMUM_RECORD_BYTES} bytes, got more"
+                raise InvalidTable(message)
+            if unclosed > MAXIMUM_UNCLOSED:
+                message = f"line {line}: want quotes that are closed, got {unclosed} that are not"
+                raise InvalidTable(message)
+            none = np.zeros(0, np.intp)
+            block = _block(buffer, place, np.array([cut or len(buffer)], np.intp), none, none, unclosed=True)
+        yield block
+        buffer = buffer[len(block.data) :]
+        offset += len(block.data)
+        row += len(block)
+        line += block.data.count(b"\n")
+
+
+def _fill(buffer: bytes, stream: Iterator[bytes]) -> tuple[bytes, bool]:
+    """Enough bytes to say of any record whether it ends in time, or all that are left."""
+    pieces, size = [buffer], len(buffer)
+    while size <= MAXIMUM_RECORD_BYTES:
+        piece = next(stream, None)
+        if piece is None:
+            return b"".join(pieces), True
+        pieces.append(piece)
+        size += len(piece)
+    return b"".join(pieces), False
+
+
+def _scan(buffer: bytes, delimiter: str, *, last: bool) -> tuple[Positions, Positions, Positions]:
+    """The ends of the records up to the first that does not end in time, and where quoted fields begin and end."""
+    array = np.frombuffer(buffer, np.uint8)
+    newlines = np.flatnonzero(array == _LF)
+    opens, closes = _quoted(buffer, array, ord(delimiter))
+    ends = _outside(newlines, opens, closes) + 1
+    if last and len(opens) == len(closes) and len(buffer) > (ends[-1] if len(ends) else 0):
+        ends = np.append(ends, len(buffer))
+    long = np.flatnonzero(np.diff(ends, prepend=0) > MAXIMUM_RECORD_BYTES)
+    if len(long):
+        ends = ends[: long[0]]
+    return ends, opens, closes
+
+
+def _quoted(buffer: bytes, array: npt.NDArray[np.uint8], delimiter: int) -> tuple[Positions, Positions]:
+    """Where quoted fields begin and end; an open one has no end."""
+    quotes = np.flatnonzero(array == _QUOTE)
+    if not len(quotes):
+        return quotes, quotes
+    opens, closes = quotes[::2], quotes[1::2]
+    # Every second quote closes, if each of the others stands at a field's start, or doubles the one before it.
+    before = array[opens - 1]
+    good = (opens == 0) | (before == delimiter) | (before == _LF)
+    good[1:] |= opens[1:] == closes[: len(opens) - 1] + 1
+    if good.all():
+        return opens, closes
+    return _walk(buffer, chr(delimiter).encode())
+
+
+def _walk(buffer: bytes, delimiter: bytes) -> tuple[Positions, Positions]:
+    """The same, field by field, where some quotes are mere characters."""
+    field_start = re.compile(rb'(?:(?<=[\n' + re.escape(delimiter) + rb'])|\A)"')
+    opens, closes, position = [], [], 0
+    while (found := field_start.search(buffer, position)) is not None:
+        start = found.end() - 1
+        opens.append(start)
+        if (whole := _CLOSED_FIELD.match(buffer, start)) is None:
+            break
+        position = whole.end()
+        closes.append(position - 1)
+    return np.array(opens, np.intp), np.array(closes, np.intp)
+
+
+def _outside(positions: Positions, opens: Positions, closes: Positions) -> Positions:
+    if not len(opens):
+        return positions
+    return positions[np.searchsorted(opens, positions) == np.searchsorted(closes, positions)]
+
+
+def _block(
+    buffer: bytes,
+    place: tuple[int, int, int],
+    ends: Positions,
+    opens: Positions,
+    closes: Positions,
+    *,
+    unclosed: bool = False,
+) -> Block:
+    data = buffer[: ends[-1]]
+    array = np.frombuffer(data, np.uint8)
+    starts = np.concatenate([np.zeros(1, np.intp), ends[:-1]])
+    stops = ends - (array[ends - 1] == _LF)
+    while (trailing := (stops > starts) & (array[stops - 1] == _CR)).any():
+        stops = stops - trailing
+    if not (full := stops > starts).all():
+        starts, stops, ends = starts[full], stops[full], ends[full]
+    inside = int(np.searchsorted(opens, len(data)))
+    offset, row, line = place
+    return Block(data, offset, row, line, starts, stops, ends, opens[:inside], closes[:inside], unclosed)

@@ -1,0 +1,365 @@
+"""The verbs of the `threefold` command."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from threefold.jobs import JobState
+
+from threefold_ops import demo as demonstration
+from threefold_ops import target as targets
+from threefold_ops.cli.choice import Aws, Profile, Region, Stage, choose
+from threefold_ops.doors import Https, Inbox, Queues
+from threefold_ops.errors import OperatorError
+from threefold_ops.local import emulator
+from threefold_ops.paths import EMULATOR_PYTHON, EVENTS, MODELS, STATE
+from threefold_ops.publish import model_folders, publish
+from threefold_ops.system import System, deploy_system, open_registry, plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Port = Annotated[int, typer.Option(help="The loopback port; 0 takes a free one.")]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="One ONNX model, three doors on AWS Lambda: HTTPS, CSV files in S3, and SQS messages.\n\n"
+    "Commands go to the local system that runs from this clone ('threefold up'); with --aws they go to your account.",
+)
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def up(
+    *,
+    detach: Annotated[bool, typer.Option("--detach", help="Leave it running; stop it with 'threefold down'.")] = False,
+    port: Port = emulator.DEFAULT_PORT,
+) -> None:
+    """Run the whole system on this machine, until Ctrl-C."""
+    started = time.monotonic()
+    if detach:
+        emulator.start(STATE, EMULATOR_PYTHON, port=port)
+        try:
+            system = _deploy_local()
+        except BaseException:
+            emulator.stop(STATE)
+            raise
+        _print_calls(system)
+        _out.print(f"up in {time.monotonic() - started:.0f} s; stop it with 'threefold down'")
+        return
+    with emulator.running(STATE, EMULATOR_PYTHON, port=port):
+        _print_calls(_deploy_local())
+        _out.print(f"up in {time.monotonic() - started:.0f} s; Ctrl-C stops it")
+        try:
+            while emulator.find(STATE) is not None:
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            return
+        message = f"the embedded AWS ended by itself; its log is {STATE.name}/emulator.log"
+        raise OperatorError(message)
+
+
+@app.command()
+def down() -> None:
+    """Stop the local system."""
+    if not emulator.stop(STATE):
+        raise OperatorError("no local system is running")
+    _out.print("stopped")
+
+
+@app.command()
+def status(*, as_json: Json = False, aws: Aws = False, stage: Stage = "dev", region: Region = None) -> None:
+    """Say where the doors are, and which models serve."""
+    system = choose(aws=aws, stage=stage, region=region).system()
+    if as_json:
+        _print_json(system.to_json())
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in system.to_json().items():
+        if name != "models":
+            table.add_row(name, str(value or ""))
+    for model in system.models:
+        table.add_row("model", f"{model['name']} {model['version']} ({model['digest'][:12]})")
+    _out.print(table)
+
+
+@app.command()
+def demo(
+    *,
+    port: Port = 0,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Tell each step of the deployment.")] = False,
+) -> None:
+    """Send real records through all three doors of a system of its own, and compare every answer."""
+    with tempfile.TemporaryDirectory(prefix="threefold-demo-") as state, _steps(verbose=verbose) as say:
+        say("starting the embedded AWS")
+        with emulator.running(Path(state), EMULATOR_PYTHON, port=port) as found:
+            target = targets.emulator(found.endpoint_url)
+            system = deploy_system(target, {}, progress=say)
+            records = demonstration.run(system, target, model_folders(MODELS), _out.print)
+    _out.print(f"demo: {records} records, 3 doors, all answers agree")
+
+
+@app.command(name="publish")
+def publish_(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Model folders; default: all under models/.")] = None,
+    *,
+    aws: Aws = False,
+    stage: Stage = "dev",
+    region: Region = None,
+    as_json: Json = False,
+) -> None:
+    """Check model folders, and put their packages into the registry."""
+    choice = choose(aws=aws, stage=stage, region=region)
+    with tempfile.TemporaryDirectory(prefix="threefold-") as cache:
+        registry = open_registry(choice.target, choice.system().model_bucket, Path(cache))
+        done = [publish(registry, folder) for folder in folders or model_folders(MODELS)]
+    if as_json:
+        _print_json([{name: getattr(one, name) for name in one.__slots__} for one in done])
+        return
+    for one in done:
+        _out.print(
+            f"{one.name} {one.version} ({one.digest[:12]}): {'new' if one.new else 'known'}, "
+            f"{'champion' if one.champion else 'not serving: another version is champion'}"
+        )
+
+
+@app.command()
+def predict(
+    model: str,
+    records: Annotated[
+        str, typer.Argument(help="JSON records (a list or one object), @file.json, or - for stdin.")
+    ] = "-",
+    *,
+    aws: Aws = False,
+    stage: Stage = "dev",
+    region: Region = None,
+) -> None:
+    """Ask the HTTPS door."""
+    choice = choose(aws=aws, stage=stage, region=region)
+    found = _read_json(records)
+    answer = Https(choice.system(), choice.target).post(
+        f"/models/{model}/predictions", {"records": found if isinstance(found, list) else [found]}
+    )
+    _print_json(answer.json())
+    if answer.status != 200:  # noqa: PLR2004 - HTTP
+        raise typer.Exit(1)
+
+
+@app.command()
+def submit(
+    file: Path,
+    model: Annotated[str, typer.Option(help="The model that scores the file.")],
+    *,
+    wait: Annotated[bool, typer.Option(help="Follow the job until it ends.")] = True,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the joined results.")] = None,
+    timeout_seconds: Annotated[float, typer.Option(help="How long to follow.")] = 3600,
+    aws: Aws = False,
+    stage: Stage = "dev",
+    region: Region = None,
+    as_json: Json = False,
+) -> None:
+    """Upload a CSV to the batch door, and follow its job."""
+    if not file.is_file():
+        raise OperatorError(f"{file}: want a file, got none")
+    choice = choose(aws=aws, stage=stage, region=region)
+    inbox = Inbox(choice.system(), choice.target)
+    identifier = inbox.upload(model, file)
+    if not wait:
+        _print_json({"job": identifier}) if as_json else _out.print(f"job {identifier}")
+        return
+    with _bar(as_json=as_json) as beat:
+        job = inbox.follow(identifier, timeout_seconds=timeout_seconds, beat=beat)
+    if output is not None and job["state"] in {JobState.COMPLETE, JobState.INCOMPLETE}:
+        output.write_bytes(inbox.result(model, identifier))
+    if as_json:
+        _print_json(job)
+    else:
+        _out.print(f"job {identifier}: {job['state']}{': ' + job['reason'] if job.get('reason') else ''}")
+    if job["state"] != JobState.COMPLETE:
+        raise typer.Exit(1)
+
+
+@app.command()
+def send(
+    model: str,
+    file: Annotated[Path, typer.Argument(help="Records: a CSV with a header, or JSON lines; - for stdin.")],
+    *,
+    timeout_seconds: Annotated[float, typer.Option(help="How long to wait for the answers.")] = 60,
+    aws: Aws = False,
+    stage: Stage = "dev",
+    region: Region = None,
+) -> None:
+    """Push records to the requests queue, and print the answers as they come."""
+    choice = choose(aws=aws, stage=stage, region=region)
+    queues = Queues(choice.system(), choice.target)
+    ids = queues.send([{"model": model, "record": record} for record in _read_records(file)])
+    for outcome in queues.receive(ids, timeout_seconds=timeout_seconds):
+        _print_json(outcome)
+
+
+@app.command()
+def invoke(
+    case: Annotated[str, typer.Argument(help="<function>/<case>, a file under events/ without .json.")],
+    *,
+    aws: Aws = False,
+    stage: Stage = "dev",
+    region: Region = None,
+) -> None:
+    """Call a function with an event out of events/."""
+    choice = choose(aws=aws, stage=stage, region=region)
+    function, _, _ = case.partition("/")
+    path = EVENTS / f"{case}.json"
+    if not path.is_file():
+        known = sorted(str(found.relative_to(EVENTS).with_suffix("")) for found in EVENTS.glob("*/*.json"))
+        raise OperatorError(f"{case}: want one of {[name for name in known if not name.endswith('.expected')]}")
+    response = choice.target.client("lambda").invoke(
+        FunctionName=f"threefold-{choice.stage}-{function}", Qualifier="live", Payload=path.read_bytes()
+    )
+    _print_json(json.loads(response["Payload"].read()))
+    if response.get("FunctionError"):
+        raise typer.Exit(1)
+
+
+@app.command()
+def deploy(
+    *,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Only say what would be deployed; needs no account.")
+    ] = False,
+    context: Annotated[
+        list[str] | None, typer.Option("--context", "-c", help="key=value; docs/configuration.md")
+    ] = None,
+    region: Region = None,
+    profile: Profile = None,
+    as_json: Json = False,
+) -> None:
+    """Deploy to your AWS account; the same steps as 'threefold up', with your endpoint and credentials."""
+    declared = dict(_pair(text) for text in context or [])
+    if plan_only:
+        with _steps(verbose=False) as say:
+            resources = plan(declared, say)
+        if as_json:
+            _print_json([{"stack": stack, "type": kind, "id": identifier} for stack, kind, identifier in resources])
+            return
+        for stack, kind, identifier in resources:
+            _out.print(f"{stack:34} {kind:42} {identifier}")
+        _out.print(f"{len(resources)} resources")
+        return
+    with _steps(verbose=True) as say:
+        system = deploy_system(targets.aws(region, profile), declared, progress=say)
+    _print_json(system.to_json()) if as_json else _print_calls(system)
+
+
+def _deploy_local() -> System:
+    found = emulator.find(STATE)
+    assert found is not None
+    with _steps(verbose=False) as say:
+        return deploy_system(targets.emulator(found.endpoint_url), {}, progress=say)
+
+
+@contextmanager
+def _steps(*, verbose: bool) -> Iterator[Callable[[str], None]]:
+    """A line that says what goes on; in a terminal it is replaced, elsewhere each is kept."""
+    if verbose or not _err.is_terminal:
+        yield lambda text: _err.print(f"… {text}")
+        return
+    with _err.status("…") as line:
+        yield line.update
+
+
+@contextmanager
+def _bar(*, as_json: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} rows"))
+    with Progress(*columns, TimeElapsedColumn(), console=_err, disable=as_json) as progress:
+        task = progress.add_task("waiting", total=None)
+
+        def beat(job: dict[str, Any]) -> None:
+            done = sum(job.get(name, 0) for name in ("predicted", "abstained", "rejected"))
+            progress.update(task, description=job["state"], total=job.get("rows"), completed=done)
+
+        yield beat
+
+
+def _print_calls(system: System) -> None:
+    """How to call each door, ready to be pasted."""
+    aws = (
+        "aws"
+        if system.endpoint_url is None
+        else (
+            f"AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test aws --region {system.region} --endpoint-url '{system.endpoint_url}'"
+        )
+    )
+    model = "diabetes" if any(found["name"] == "diabetes" for found in system.models) else "<model>"
+    record = _example_record(model)
+    message = json.dumps({"model": model, "record": record})
+    _out.print("HTTPS, a prediction now:")
+    body = json.dumps({"records": [record]})
+    _out.print(
+        f"  curl -s -H 'content-type: application/json' -d '{body}' '{system.api_url}/models/{model}/predictions'"
+    )
+    _out.print("CSV, a file of predictions:")
+    _out.print(f"  {aws} s3 cp models/{model}/held-out.csv 's3://{system.inbox_bucket}/{model}/held-out.csv'")
+    _out.print(f"  {aws} s3 ls --recursive 's3://{system.results_bucket}/{model}/'")
+    _out.print("SQS, a stream of predictions:")
+    _out.print(f"  {aws} sqs send-message --queue-url '{system.requests_queue_url}' --message-body '{message}'")
+    _out.print(f"  {aws} sqs receive-message --queue-url '{system.predictions_queue_url}' --wait-time-seconds 10")
+
+
+def _example_record(model: str) -> dict[str, Any]:
+    path = MODELS / model / "examples.jsonl"
+    if not path.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8").splitlines()[0])["record"]
+    return found
+
+
+def _read_json(text: str) -> Any:  # noqa: ANN401 - JSON
+    try:
+        if text == "-":
+            return json.load(sys.stdin)
+        return json.loads(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
+    except (OSError, ValueError) as error:
+        raise OperatorError(f"records: want JSON, got {error}") from error
+
+
+def _read_records(file: Path) -> list[dict[str, Any]]:
+    text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
+    if text.lstrip().startswith("{"):
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    return [
+        {name: _cell(cell) for name, cell in row.items() if cell}
+        for row in csv.DictReader(text.splitlines(keepends=True))
+    ]
+
+
+def _cell(text: str) -> Any:  # noqa: ANN401 - JSON
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise OperatorError(f"--context: want key=value, got {text!r}")
+    return name, value
+
+
+def _print_json(document: Any) -> None:  # noqa: ANN401 - JSON
+    sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")

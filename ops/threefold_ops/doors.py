@@ -1,0 +1,190 @@
+"""The three doors from outside, as their users come to them: HTTPS calls, uploads, messages."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.httpsession import URLLib3Session
+from threefold.jobs import job_id
+
+from threefold_ops.errors import OperatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from threefold_ops.system import System
+    from threefold_ops.target import Target
+
+FINAL_STATES: Final = frozenset({"complete", "failed", "cancelled", "incomplete"})
+_MESSAGES_PER_CALL: Final = 10
+_POLL_SECONDS: Final = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP response."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:  # noqa: ANN401 - JSON
+        """The body as JSON.
+
+        Raises:
+            OperatorError: it is none.
+        """
+        try:
+            return json.loads(self.body)
+        except ValueError as error:
+            message = f"HTTP {self.status}: want JSON, got {self.body[:200]!r}"
+            raise OperatorError(message) from error
+
+
+class Https:
+    """The HTTPS door; on AWS every call is signed with the caller's own credentials."""
+
+    def __init__(self, system: System, target: Target) -> None:
+        """Make a client of a system's API."""
+        self._url = system.api_url
+        # Headers and body leave as two packets: without this each call waits 40 ms for an acknowledgement.
+        self._session = URLLib3Session(timeout=60, socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)])
+        credentials = None if target.emulated else target.session.get_credentials()
+        self._auth = SigV4Auth(credentials, "execute-api", system.region) if credentials else None
+
+    def get(self, path: str) -> Answer:
+        """GET a path."""
+        return self._send("GET", path, None)
+
+    def post(self, path: str, document: Any) -> Answer:  # noqa: ANN401 - JSON
+        """POST JSON to a path."""
+        return self._send("POST", path, json.dumps(document).encode())
+
+    def _send(self, method: str, path: str, body: bytes | None) -> Answer:
+        headers = {"content-type": "application/json"} if body is not None else {}
+        request = AWSRequest(method, self._url + path, headers=headers, data=body)
+        if self._auth is not None:
+            self._auth.add_auth(request)
+        response = self._session.send(request.prepare())
+        return Answer(response.status_code, {k.lower(): v for k, v in response.headers.items()}, response.content)
+
+
+class Inbox:
+    """The batch door: a CSV in, a job to follow, result files out."""
+
+    def __init__(self, system: System, target: Target) -> None:
+        """Make a client of a system's inbox, results and jobs."""
+        self._system = system
+        self._s3 = target.client("s3")
+        self._dynamodb = target.session.resource("dynamodb", endpoint_url=target.endpoint_url)
+        self._jobs = self._dynamodb.Table(system.jobs_table)
+
+    def upload(self, model: str, path: Path) -> str:
+        """Put a CSV into the inbox; its job's id."""
+        key = f"{model}/{path.name}"
+        with path.open("rb") as file:
+            done = self._s3.put_object(Bucket=self._system.inbox_bucket, Key=key, Body=file)
+        return job_id(self._system.inbox_bucket, key, done["VersionId"])
+
+    def job(self, identifier: str) -> dict[str, Any] | None:
+        """A job as it stands; None while the upload was not noticed yet."""
+        found = self._jobs.get_item(Key={"pk": f"job#{identifier}", "sk": "job"}, ConsistentRead=True).get("Item")
+        return None if found is None else {name: _plain(value) for name, value in found.items()}
+
+    def follow(
+        self, identifier: str, *, timeout_seconds: float, beat: Callable[[dict[str, Any]], None]
+    ) -> dict[str, Any]:
+        """Wait until a job has ended.
+
+        Raises:
+            OperatorError: it has not, in that time.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        found: dict[str, Any] | None = None
+        while time.monotonic() < deadline:
+            found = self.job(identifier)
+            if found is not None:
+                beat(found)
+                if found["state"] in FINAL_STATES:
+                    return found
+            time.sleep(_POLL_SECONDS)
+        state = "not begun" if found is None else found["state"]
+        message = f"job {identifier}: want it to end within {timeout_seconds:.0f} s, got {state}"
+        raise OperatorError(message)
+
+    def result(self, model: str, identifier: str, name: str = "predictions.csv") -> bytes:
+        """One of a job's result files."""
+        response = self._s3.get_object(Bucket=self._system.results_bucket, Key=f"{model}/{identifier}/{name}")
+        content: bytes = response["Body"].read()
+        return content
+
+
+class Queues:
+    """The stream door: messages in, outcomes out."""
+
+    def __init__(self, system: System, target: Target) -> None:
+        """Make a client of a system's queues."""
+        self._system = system
+        self._sqs = target.client("sqs")
+
+    def send(self, messages: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Push messages; those without an id get one. Their ids, in order.
+
+        Raises:
+            OperatorError: the queue refused some.
+        """
+        named = [{"id": uuid.uuid4().hex, **message} for message in messages]
+        for start in range(0, len(named), _MESSAGES_PER_CALL):
+            entries = [
+                {"Id": str(i), "MessageBody": json.dumps(message)}
+                for i, message in enumerate(named[start : start + _MESSAGES_PER_CALL])
+            ]
+            response = self._sqs.send_message_batch(QueueUrl=self._system.requests_queue_url, Entries=entries)
+            if failed := response.get("Failed"):
+                message = f"requests queue: want all messages taken, got {failed[0]['Message']}"
+                raise OperatorError(message)
+        return [message["id"] for message in named]
+
+    def receive(self, ids: Sequence[str], *, timeout_seconds: float) -> Iterator[dict[str, Any]]:
+        """The outcomes of some messages as they come; other consumers' outcomes are put back.
+
+        Raises:
+            OperatorError: some did not come in that time.
+        """
+        waiting = set(ids)
+        deadline = time.monotonic() + timeout_seconds
+        url = self._system.predictions_queue_url
+        while waiting and time.monotonic() < deadline:
+            response = self._sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1)
+            for message in response.get("Messages", []):
+                outcome = json.loads(message["Body"])
+                if outcome["id"] not in waiting:
+                    handle = message["ReceiptHandle"]
+                    self._sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=handle, VisibilityTimeout=0)
+                    continue
+                self._sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+                waiting.discard(outcome["id"])
+                yield outcome
+        if waiting:
+            message = (
+                f"predictions queue: want {len(ids)} outcomes in {timeout_seconds:.0f} s, got {len(ids) - len(waiting)}"
+            )
+            raise OperatorError(message)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - DynamoDB's Decimals as JSON numbers
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    if hasattr(value, "as_integer_ratio") and not isinstance(value, int | float):
+        return int(value) if value == int(value) else float(value)
+    return value
