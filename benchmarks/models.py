@@ -17,7 +17,7 @@ from obstore.store import MemoryStore
 from threefold.model import open_session
 from threefold.predictor import Predictor
 from threefold.registry import Registry
-from threefold_ops.paths import STATE
+from threefold_ops.paths import BUILD
 from threefold_ops.publish import publish
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ SEED: Final = 20
 TREES: Final = 200
 NAMES: Final = tuple(f"feature_{i:02d}" for i in range(30))
 KINDS: Final = ("tree", "linear")
-_FOLDER: Final = STATE / "bench-model"
+_FOLDER: Final = BUILD / "bench-model"
 _CLASSES: Final = (0, 1)
 
 

@@ -50,6 +50,8 @@ STATUS: Final[dict[type[ThreefoldError], int]] = {
 }
 # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: 6 MB for a response, its JSON included.
 MAXIMUM_RESPONSE_BYTES: Final = 6_291_556
+# For status and headers around the body.
+ENVELOPE_BYTES: Final = 1024
 
 
 def handler(event: Event, _context: object) -> Response:
@@ -81,15 +83,13 @@ def _answer(event: Event, started: float) -> Response:
     parameters = event.get("pathParameters") or {}
     model = parameters.get("model")
     if model is not None:
-        if "%" in event.get("rawPath", ""):
+        if "%" in event.get("rawPath", "").partition("/models/")[2].partition("/")[0]:
             # A policy on paths sees the text, the route sees what it decodes to: one spelling, or they differ.
             message = "path: want a model's plain name, got one with %"
             raise UnknownModel(message)
         if settings.auth == "jwt" and settings.scope_template.format(model=model) not in _scopes(event):
             message = "scope: want one that opens this model, got none"
             raise Forbidden(message)
-    elif settings.auth == "jwt" and key == "GET /models":
-        return _list_models(event, model, None, started)
     return act(event, model, parameters.get("version"), started)
 
 
@@ -134,7 +134,7 @@ def _model_ready(_event: Event, model: str | None, version: str | None, _started
         confirmed = _predictor().ready(name)
     else:
         confirmed, chosen = _find(name, version)
-        _predictor().load(confirmed, chosen)
+        _predictor().load(confirmed, chosen, exact=True)
     return _respond(200, {"name": name, "ready": True, "stale": confirmed.stale})
 
 
@@ -159,8 +159,14 @@ def _list_models(event: Event, _model: str | None, _version: str | None, _starte
         names = [name for name in names if settings.scope_template.format(model=name) in scopes]
     models = []
     for name in names:
-        champion = registry.release(name).release.champion
-        models.append({"name": name, "version": champion.version, "digest": champion.digest})
+        try:
+            champion = registry.release(name).release.champion
+        except UnknownModel:
+            continue  # The list is a little older than the release, which is gone.
+        except NotServable as error:
+            models.append({"name": name, "error": str(error), "code": error.code})
+        else:
+            models.append({"name": name, "version": champion.version, "digest": champion.digest})
     return _respond(200, {"models": models})
 
 
@@ -253,8 +259,10 @@ def _headers(outcomes: Outcomes, started: float, decoded: float, scored: float) 
 
 def _respond(status: int, body: bytes | dict[str, Any], headers: dict[str, str] | None = None) -> Response:
     content = body if isinstance(body, bytes) else strict_json.dumps(body)
-    if len(content) > MAXIMUM_RESPONSE_BYTES:
-        message = f"answer: want at most {MAXIMUM_RESPONSE_BYTES} bytes, got {len(content)}; send fewer records a call"
+    # In Lambda's own JSON the body is a text: each quote and each backslash takes a backslash more.
+    size = len(content) + content.count(b'"') + content.count(b"\\") + ENVELOPE_BYTES
+    if size > MAXIMUM_RESPONSE_BYTES:
+        message = f"answer: want at most {MAXIMUM_RESPONSE_BYTES} bytes, got {size}; send fewer records a call"
         raise TooLarge(message)
     return {
         "statusCode": status,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.config import Config
 
-from threefold.errors import NotServable, ThreefoldError
+from threefold.errors import NotServable, ThreefoldError, TooLarge
 from threefold.names import Metric
 from threefold.outcomes import OutcomeTable, Place
 from threefold.predictor import Predictor, open_predictor, warm
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 Event = dict[str, Any]
 # Left before the function's deadline to say what was not done.
 RESERVE_SECONDS = 2.0
+# An item of the predictions table holds 400 KB, and a number may take twice there what it takes as text.
+MAXIMUM_OUTCOME_BYTES = 200_000
 
 
 @dataclass(slots=True)
@@ -43,6 +45,7 @@ class _Delivery:
     outcome: dict[str, Any] | None = None
     place: Place | None = None
     stored: bool = False
+    body: bytes = b""
 
 
 def handler(event: Event, context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lambda's context
@@ -53,7 +56,7 @@ def handler(event: Event, context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lam
     deliveries = [_decode(record) for record in event["Records"]]
     failed: dict[str, str] = {}
     try:
-        _place(deliveries)
+        _place(deliveries, failed)
         _recall(deliveries)
         _score(deliveries, failed)
         _store(deliveries, failed, deadline)
@@ -74,15 +77,18 @@ def _decode(record: Mapping[str, Any]) -> _Delivery:
     delivery = _Delivery(record["messageId"], int(record["attributes"]["ApproximateReceiveCount"]))
     identity = protocol.identity(record)
     try:
-        delivery.message = protocol.decode(record["body"], identity)
+        message = delivery.message = protocol.decode(record["body"], identity)
     except ThreefoldError as error:
         delivery.outcome = _rejection(identity[0], None, error)
+        return delivery
+    if message.problem is not None:
+        delivery.outcome = _rejection(message.id, message, message.problem)
     return delivery
 
 
-def _place(deliveries: Sequence[_Delivery]) -> None:
+def _place(deliveries: Sequence[_Delivery], failed: dict[str, str]) -> None:
     """Say where each outcome stands: the same place at every delivery."""
-    predictor = _predictor()
+    fields: dict[str, str | None] = {}
     for delivery in deliveries:
         message = delivery.message
         if message is None or not MODEL_NAME.fullmatch(message.model):
@@ -90,8 +96,13 @@ def _place(deliveries: Sequence[_Delivery]) -> None:
         key = message.key
         if key is None and message.record is not None:
             try:
-                keys = record_keys([message.record], predictor.key_field(message.model))
+                if message.model not in fields:
+                    fields[message.model] = _predictor().key_field(message.model)
+                keys = record_keys([message.record], fields[message.model])
                 key = keys[0] if keys else None
+            except NotServable as error:
+                # Under another key than at its next delivery, its answer would not be found again.
+                failed[delivery.message_id] = str(error)
             except ThreefoldError:
                 key = None  # Scoring will meet the same error, and answers it.
         delivery.message = message if key == message.key else message.with_key(key)
@@ -114,7 +125,7 @@ def _score(deliveries: Sequence[_Delivery], failed: dict[str, str]) -> None:
     """One call per model and form, whatever the number of messages."""
     groups: dict[tuple[Any, ...], list[_Delivery]] = defaultdict(list)
     for delivery in deliveries:
-        if delivery.outcome is None and delivery.message is not None:
+        if delivery.outcome is None and delivery.message is not None and delivery.message_id not in failed:
             groups[delivery.message.group()].append(delivery)
     telemetry = _telemetry()
     for members in groups.values():
@@ -140,8 +151,11 @@ def _score(deliveries: Sequence[_Delivery], failed: dict[str, str]) -> None:
                 delivery.outcome = _rejection(message.id, message, error)
             continue
         telemetry.outcomes(outcomes)
-        for delivery, prediction in zip(members, outcomes.predictions(), strict=True):
-            delivery.outcome = prediction
+        for delivery, message, prediction in zip(members, messages, outcomes.predictions(), strict=True):
+            delivery.outcome, delivery.body = prediction, protocol.encode(prediction)
+            if len(delivery.body) > MAXIMUM_OUTCOME_BYTES:
+                size = TooLarge(f"outcome: want at most {MAXIMUM_OUTCOME_BYTES} bytes, got {len(delivery.body)}")
+                delivery.outcome, delivery.body = _rejection(message.id, message, size), b""
 
 
 def _store(deliveries: Sequence[_Delivery], failed: dict[str, str], deadline: float) -> None:
@@ -154,12 +168,12 @@ def _store(deliveries: Sequence[_Delivery], failed: dict[str, str], deadline: fl
     if unwritten := set(table.write(items, deadline=deadline)):
         for delivery in deliveries:
             if delivery.place is not None and (delivery.place.pk, delivery.place.sk) in unwritten:
-                failed[delivery.message_id] = "predictions table: want the outcome written, got no time for it"
+                failed[delivery.message_id] = "predictions table: want the outcome written, got it refused or no time"
 
 
 def _send(deliveries: Sequence[_Delivery], failed: dict[str, str], deadline: float) -> None:
     ready = [delivery for delivery in deliveries if delivery.outcome is not None and delivery.message_id not in failed]
-    bodies = [protocol.encode(delivery.outcome) for delivery in ready if delivery.outcome is not None]
+    bodies = [delivery.body or protocol.encode(delivery.outcome) for delivery in ready if delivery.outcome is not None]
     for position, reason in _sender().send(bodies, deadline=deadline).items():
         failed[ready[position].message_id] = reason
 

@@ -19,7 +19,10 @@ RETENTION_DAYS: Final = (
     *(1096, 1827, 2192, 2557, 2922, 3288, 3653),
 )
 # The name of a bucket is at most 63 characters, of which account, region and our own words take 47.
-_STAGE: Final = r"[a-z][a-z0-9-]{0,14}[a-z0-9]|[a-z]"
+_STAGE: Final = (r"[a-z][a-z0-9-]{0,14}[a-z0-9]|[a-z]", "at most 16 of a-z, 0-9 and -, a letter first, no - last")
+_URL: Final = (r"|https?://\S+", "a URL, or nothing")
+_TEMPLATE: Final = (r".*\{model\}.*", "text that holds {model}")
+_ADDRESS: Final = (r"|[^@\s]+@[^@\s]+", "an e-mail address, or nothing")
 _KINDS: Final = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 
 
@@ -38,7 +41,7 @@ def _key(
     *,
     choices: tuple[Any, ...] = (),
     limits: tuple[float, float] | None = None,
-    pattern: str = "",
+    pattern: tuple[str, str] | None = None,
 ) -> Any:  # noqa: ANN401 - dataclasses.field is Any too
     return field(
         default=default,
@@ -60,9 +63,9 @@ class DeploymentContext:
         "who may call over HTTPS: signed AWS callers, holders of a JWT, or (embedded AWS only) anybody",
         choices=("iam", "jwt", "none"),
     )
-    jwt_issuer: str = _key("", "the tokens' issuer; needed with `auth=jwt`", pattern=r"|https?://\S+")
+    jwt_issuer: str = _key("", "the tokens' issuer; needed with `auth=jwt`", pattern=_URL)
     jwt_audience: str = _key("", "the tokens' audiences, comma-separated; needed with `auth=jwt`")
-    scope_template: str = _key("predict:{model}", "the OAuth scope that opens a model", pattern=r".*\{model\}.*")
+    scope_template: str = _key("predict:{model}", "the OAuth scope that opens a model", pattern=_TEMPLATE)
     cors_origins: str = _key("*", "web origins that may call, comma-separated")
     architecture: str = _key("x86_64", "the functions' processor", choices=("x86_64", "arm64"))
     model_layer_key: str = _key("", "the model layer's zip in the model bucket; `threefold deploy` sets it")
@@ -74,7 +77,7 @@ class DeploymentContext:
         choices=("auto", "always", "never"),
     )
     log_retention_days: int = _key(30, "how long logs are kept", choices=RETENTION_DAYS)
-    alarm_email: str = _key("", "an address that alarms are sent to; it has to confirm", pattern=r"|[^@\s]+@[^@\s]+")
+    alarm_email: str = _key("", "an address that alarms are sent to; it has to confirm", pattern=_ADDRESS)
     tracing: bool = _key(False, "X-Ray traces of functions and jobs")
     throttle_rate: int = _key(500, "HTTPS requests a second, over all callers", limits=(1, 10_000))
     throttle_burst: int = _key(1000, "HTTPS requests at once, over all callers", limits=(1, 5_000))
@@ -162,7 +165,7 @@ def _parse(key: str, each: Any, value: object) -> object:  # noqa: ANN401 - a da
         (kind is int and isinstance(value, float))
         or (meta["choices"] and parsed not in meta["choices"])
         or (meta["limits"] and not meta["limits"][0] <= parsed <= meta["limits"][1])
-        or (meta["pattern"] and not re.fullmatch(meta["pattern"], parsed))
+        or (meta["pattern"] and not re.fullmatch(meta["pattern"][0], parsed))
     ):
         raise error
     return parsed
@@ -172,10 +175,10 @@ def _wanted(each: Any) -> str:  # noqa: ANN401 - a dataclasses.Field of any type
     meta = each.metadata
     if meta["choices"]:
         return "one of " + ", ".join(_show(choice) for choice in meta["choices"])
+    if meta["pattern"]:
+        return str(meta["pattern"][1])
     kind = _KINDS[type(each.default)]
-    if meta["limits"]:
-        return f"{kind} from {meta['limits'][0]} to {meta['limits'][1]}"
-    return f"{kind} like {meta['pattern']}" if meta["pattern"] else kind
+    return f"{kind} from {meta['limits'][0]} to {meta['limits'][1]}" if meta["limits"] else kind
 
 
 def _show(value: object) -> str:

@@ -95,10 +95,11 @@ def run(system: System, target: Target, models: list[Path], say: Callable[[str],
         OperatorError: answers that differ, the first few by record and field.
     """
     https = Https(system, target)
-    samples = []
-    for folder in models:
-        if (folder / EXPECTED).is_file():
-            samples.append(read_sample(folder, https.get(f"/models/{folder.name}").json().get("key")))
+    samples = [
+        read_sample(folder, https.get(f"/models/{folder.name}").json().get("key"))
+        for folder in models
+        if (folder / EXPECTED).is_file()
+    ]
     _through_https(samples, https, say)
     _through_csv(samples, Inbox(system, target), system, target, say)
     _through_queues(samples, Queues(system, target), say)
@@ -112,12 +113,13 @@ def run(system: System, target: Target, models: list[Path], say: Callable[[str],
 
 def compare(sample: Sample) -> list[str]:
     """What is wrong with a model's answers: a door against the first, and each record against the training library."""
-    problems = []
     doors = list(sample.answers)
     wanted = len(sample.expected)
-    for door in doors:
-        if (got := len(sample.answers[door])) != wanted:
-            problems.append(f"{sample.model}, {door}: want {wanted} answers, got {got}")
+    problems = [
+        f"{sample.model}, {door}: want {wanted} answers, got {len(sample.answers[door])}"
+        for door in doors
+        if len(sample.answers[door]) != wanted
+    ]
     if problems:
         return problems
     first = sample.answers[doors[0]]

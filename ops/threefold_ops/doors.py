@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.httpsession import URLLib3Session
-from threefold.jobs import job_id
 
+from threefold.jobs import JobTable, Upload
 from threefold_ops.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -84,20 +84,18 @@ class Inbox:
         """Make a client of a system's inbox, results and jobs."""
         self._system = system
         self._s3 = target.client("s3")
-        self._dynamodb = target.session.resource("dynamodb", endpoint_url=target.endpoint_url)
-        self._jobs = self._dynamodb.Table(system.jobs_table)
+        self._jobs = JobTable(target.client("dynamodb"), system.jobs_table, ttl_days=0)
 
     def upload(self, model: str, path: Path) -> str:
         """Put a CSV into the inbox; its job's id."""
         key = f"{model}/{path.name}"
         with path.open("rb") as file:
             done = self._s3.put_object(Bucket=self._system.inbox_bucket, Key=key, Body=file)
-        return job_id(self._system.inbox_bucket, key, done["VersionId"])
+        return Upload(self._system.inbox_bucket, key, done["VersionId"], 0, 0, "").job
 
     def job(self, identifier: str) -> dict[str, Any] | None:
         """A job as it stands; None while the upload was not noticed yet."""
-        found = self._jobs.get_item(Key={"pk": f"job#{identifier}", "sk": "job"}, ConsistentRead=True).get("Item")
-        return None if found is None else {name: _plain(value) for name, value in found.items()}
+        return self._jobs.find(identifier)
 
     def follow(
         self, identifier: str, *, timeout_seconds: float, beat: Callable[[dict[str, Any]], None]
@@ -178,13 +176,3 @@ class Queues:
                 f"predictions queue: want {len(ids)} outcomes in {timeout_seconds:.0f} s, got {len(ids) - len(waiting)}"
             )
             raise OperatorError(message)
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - DynamoDB's Decimals as JSON numbers
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_plain(part) for part in value]
-    if hasattr(value, "as_integer_ratio") and not isinstance(value, int | float):
-        return int(value) if value == int(value) else float(value)
-    return value

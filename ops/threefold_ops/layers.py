@@ -54,7 +54,7 @@ _UNUSED_PATTERNS: Final = (
     "protobuf-*.dist-info",
     "flatbuffers-*.dist-info",
 )
-_CODE: Final = ROOT / "layers" / "model" / "python" / "threefold"
+CODE: Final = ROOT / "layers" / "model" / "python" / "threefold"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +157,23 @@ class ModelLayer:
         return f"{Prefix.MODEL_LAYER}{self.digest}.zip"
 
 
-def build_model_layer(state: Path, runtime: Runtime, champions: Iterable[tuple[Release, Package]]) -> ModelLayer:
+def build_model_layer(
+    state: Path, runtime: Runtime, champions: Iterable[tuple[Release, Package]], *, code: Path = CODE
+) -> ModelLayer:
     """Zip the code and the champions that may be baked.
+
+    Args:
+        state: a folder for the zip.
+        runtime: whose bytecode goes with the code.
+        champions: every model's release with its champion's package.
+        code: the `threefold` package.
 
     Returns:
         The zip and its content digest: of the sorted list of [path, SHA-256], the bytecode's interpreter with it.
     """
     files: dict[str, bytes] = {
-        f"python/threefold/{path.relative_to(_CODE).as_posix()}": path.read_bytes()
-        for path in _CODE.rglob("*")
+        f"python/threefold/{path.relative_to(code).as_posix()}": path.read_bytes()
+        for path in code.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     for release, package in champions:

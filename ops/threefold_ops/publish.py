@@ -19,7 +19,7 @@ from threefold_ops.errors import OperatorError
 from threefold_ops.manifest import read_model_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from threefold.registry import Registry
 
@@ -127,6 +127,15 @@ def publish(registry: Registry, folder: Path, *, by: str | None = None, why: str
         current = registry.current(manifest.name)
         champion = current is not None and current[0].champion.digest == package.digest
     return Published(manifest.name, manifest.version, package.digest, new, champion)
+
+
+def publish_all(registry: Registry, models: Path, progress: Callable[[str], None]) -> None:
+    """Publish every model folder; what stands in the registry already is left alone."""
+    for folder in model_folders(models):
+        done = publish(registry, folder)
+        if done.new or not done.champion:
+            state = "champion" if done.champion else "published, not serving: another version is champion"
+            progress(f"{done.name} {done.version} ({done.digest[:12]}): {state}")
 
 
 def champions(registry: Registry) -> Iterator[tuple[Release, Package]]:

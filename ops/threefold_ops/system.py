@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
@@ -24,6 +24,7 @@ from threefold_ops import assembly as assemblies
 from threefold_ops import deploy as deployment
 from threefold_ops.errors import OperatorError
 from threefold_ops.layers import (
+    CODE,
     HOST,
     ModelLayer,
     build_model_layer,
@@ -31,8 +32,8 @@ from threefold_ops.layers import (
     lambda_runtime,
     read_layer_digest,
 )
-from threefold_ops.paths import MODELS, ROOT, STATE
-from threefold_ops.publish import champions, model_folders, publish
+from threefold_ops.paths import BUILD, MODELS, ROOT
+from threefold_ops.publish import champions, publish_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -76,6 +77,7 @@ def deploy_system(
     context: Mapping[str, str],
     *,
     models: Path = MODELS,
+    code: Path = CODE,
     progress: Callable[[str], None] = lambda _: None,
 ) -> System:
     """Deploy everything: the store, the models, the model layer, the doors.
@@ -84,6 +86,7 @@ def deploy_system(
         target: an account, or the embedded AWS.
         context: the CDK context that the operator declared.
         models: the folder of model folders to publish.
+        code: the `threefold` package that the model layer carries.
         progress: told what happens, a line at a time.
 
     Raises:
@@ -96,13 +99,13 @@ def deploy_system(
     architecture = context.get("architecture", "x86_64")
     runtime = HOST if target.emulated else lambda_runtime(architecture)
     with Synthesizer() as synthesizer, tempfile.TemporaryDirectory(prefix="threefold-assembly-") as folder:
-        context["runtimeLayer"] = str(build_runtime_layer(STATE, runtime, progress))
+        context["runtimeLayer"] = str(build_runtime_layer(BUILD, runtime, progress))
         store_assembly = synthesizer.synthesize(context, Path(folder) / "store")
         store = deployment.deploy(store_assembly, target, progress=progress)
         bucket = store[stack_name(stage, "store")][Output.MODEL_BUCKET]
         registry = open_registry(target, bucket, Path(folder) / "packages")
         publish_all(registry, models, progress)
-        layer = build_model_layer(STATE, runtime, champions(registry))
+        layer = build_model_layer(BUILD, runtime, champions(registry), code=code)
         context[Context.MODEL_LAYER_KEY] = layer.key
         context[Context.MODEL_LAYER_VERSION] = upload_model_layer(target, bucket, layer, progress)
         assembly = synthesizer.synthesize(context, Path(folder) / "all")
@@ -125,7 +128,7 @@ def plan(context: Mapping[str, str], progress: Callable[[str], None]) -> list[tu
     with Synthesizer() as synthesizer, tempfile.TemporaryDirectory(prefix="threefold-assembly-") as folder:
         runtime = lambda_runtime(context.get("architecture", "x86_64"))
         named = {
-            "runtimeLayer": str(build_runtime_layer(STATE, runtime, progress)),
+            "runtimeLayer": str(build_runtime_layer(BUILD, runtime, progress)),
             Context.MODEL_LAYER_KEY: "layers/model/planned.zip",
             Context.MODEL_LAYER_VERSION: "planned",
         }
@@ -149,15 +152,6 @@ def open_registry(target: Target, bucket: str, cache: Path) -> Registry:
         **{name: value for name, value in optional.items() if value is not None},
     )
     return Registry(store, cache=cache, baked=cache / "none", refresh_seconds=0)
-
-
-def publish_all(registry: Registry, models: Path, progress: Callable[[str], None]) -> None:
-    """Publish every model folder; what stands in the registry already is left alone."""
-    for folder in model_folders(models):
-        done = publish(registry, folder)
-        if done.new or not done.champion:
-            state = "champion" if done.champion else "published, not serving: another version is champion"
-            progress(f"{done.name} {done.version} ({done.digest[:12]}): {state}")
 
 
 def upload_model_layer(target: Target, bucket: str, layer: ModelLayer, progress: Callable[[str], None]) -> str:
@@ -192,7 +186,7 @@ class Synthesizer:
         environment |= {"JSII_SILENCE_WARNING_DEPRECATED_NODE_VERSION": "1"}
         environment |= {"JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION": "1", "PYTHONPATH": str(ROOT)}
         environment.pop("CDK_CONTEXT_JSON", None)
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             [sys.executable, "-m", "infra.app", "--serve"],
             cwd=ROOT,
@@ -203,7 +197,7 @@ class Synthesizer:
             text=True,
         )
 
-    def __enter__(self) -> Synthesizer:
+    def __enter__(self) -> Self:
         """The synthesizer itself."""
         return self
 

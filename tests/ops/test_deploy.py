@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 from moto import mock_aws
+
 from threefold_ops import assembly, deploy
 from threefold_ops.errors import OperatorError
 from threefold_ops.target import Target, emulator

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from threefold_ops.errors import OperatorError
 from threefold_ops.local import emulator
 from threefold_ops.target import emulator as emulator_target

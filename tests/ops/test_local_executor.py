@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from threefold_ops import deploy
 from threefold_ops.errors import OperatorError
 from threefold_ops.local import emulator
@@ -30,7 +31,7 @@ pytestmark = [
 ]
 
 HANDLER = """
-import json, os, subprocess, sys, time
+import json, os, sys, threading, time
 import boto3, shade
 
 STARTED = time.time_ns()
@@ -42,6 +43,7 @@ def handle(event, context):
     match event.get("do"):
         case "raise": raise SourGrapesError("too sour")
         case "exit": sys.exit(3)
+        case "die later": threading.Timer(0.1, os._exit, [0]).start()
         case "sleep": time.sleep(event["seconds"])
         case "eat":
             eaten = b"x" * (event["megabytes"] << 20)
@@ -221,6 +223,15 @@ def test_a_function_that_exits_is_an_exit_error(invoke: Callable[..., Answer]) -
     assert answer["errorType"] == "Runtime.ExitError"
     assert answer["errorMessage"].endswith("exit status 3")
     assert invoke()[0] is None
+
+
+def test_an_environment_that_died_while_idle_is_replaced_unnoticed(invoke: Callable[..., Answer]) -> None:
+    error, before = invoke(do="die later")
+    assert error is None
+    time.sleep(0.5)
+    error, after = invoke()
+    assert error is None
+    assert after["started"] != before["started"]
 
 
 def test_a_function_over_its_timeout_is_stopped_at_it(invoke: Callable[..., Answer]) -> None:

@@ -15,8 +15,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from threefold.jobs import JobState
 
+from threefold.jobs import JobState
 from threefold_ops import demo as demonstration
 from threefold_ops import target as targets
 from threefold_ops.cli.choice import Aws, Profile, Region, Stage, choose
@@ -83,16 +83,28 @@ def down() -> None:
 
 
 @app.command()
-def status(*, as_json: Json = False, aws: Aws = False, stage: Stage = "dev", region: Region = None) -> None:
+def status(
+    name: Annotated[str | None, typer.Argument(help="Print this value alone, e.g. api_url.")] = None,
+    *,
+    as_json: Json = False,
+    aws: Aws = False,
+    stage: Stage = "dev",
+    region: Region = None,
+) -> None:
     """Say where the doors are, and which models serve."""
     system = choose(aws=aws, stage=stage, region=region).system()
+    if name is not None:
+        if name not in system.to_json():
+            raise OperatorError(f"status: want one of {list(system.to_json())}, got {name!r}")
+        sys.stdout.write(f"{system.to_json()[name]}\n")
+        return
     if as_json:
         _print_json(system.to_json())
         return
     table = Table(show_header=False, box=None)
-    for name, value in system.to_json().items():
-        if name != "models":
-            table.add_row(name, str(value or ""))
+    for field, value in system.to_json().items():
+        if field != "models":
+            table.add_row(field, str(value or ""))
     for model in system.models:
         table.add_row("model", f"{model['name']} {model['version']} ({model['digest'][:12]})")
     _out.print(table)
@@ -297,13 +309,10 @@ def _bar(*, as_json: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 def _print_calls(system: System) -> None:
     """How to call each door, ready to be pasted."""
-    aws = (
-        "aws"
-        if system.endpoint_url is None
-        else (
-            f"AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test aws --region {system.region} --endpoint-url '{system.endpoint_url}'"
-        )
-    )
+    aws = "aws"
+    if system.endpoint_url is not None:
+        aws = f"AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test aws --region {system.region}"
+        aws += f" --endpoint-url '{system.endpoint_url}'"
     model = "diabetes" if any(found["name"] == "diabetes" for found in system.models) else "<model>"
     record = _example_record(model)
     message = json.dumps({"model": model, "record": record})

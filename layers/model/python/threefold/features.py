@@ -48,6 +48,24 @@ class Encoded:
     reasons: dict[int, list[str]] = field(default_factory=dict)
     counts: list[int] | None = None
 
+    def without(self, refused: dict[int, list[str]], size: int) -> Encoded:
+        """The same with some of the accepted records refused after all.
+
+        Args:
+            refused: why, by position among the accepted.
+            size: how many were accepted.
+        """
+        keep = np.array([i not in refused for i in range(size)], np.bool_)
+        positions = np.arange(size) if self.rows is None else self.rows
+        rows = keep if self.counts is None else np.repeat(keep, self.counts)
+        return Encoded(
+            {name: array[rows] for name, array in self.tensors.items()} if keep.any() else {},
+            positions[keep],
+            self.problems | {int(positions[i]): problems for i, problems in refused.items()},
+            {i: notes for i, notes in self.reasons.items() if i not in set(positions[~keep].tolist())},
+            None if self.counts is None else [count for count, kept in zip(self.counts, keep, strict=True) if kept],
+        )
+
 
 class FeatureEncoder:
     """Turns records into a model's input tensors, by its signature.
@@ -129,7 +147,8 @@ class FeatureEncoder:
         for column, values in self._allowed.items():
             good[:, column] &= np.isin(matrix[:, column], values)
         spec = self._specs[0]
-        if good.all():
+        # For one record `good.all()` takes three times as long.
+        if np.count_nonzero(good) == good.size:
             return Encoded({spec.name: matrix.astype(spec.dtype)})
         problems: dict[int, list[str]] = {}
         reasons: dict[int, list[str]] = {}

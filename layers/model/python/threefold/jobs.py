@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 Values = dict[str, Any]
 
 
-
 class JobState(StrEnum):
     """Where a job stands."""
 
@@ -100,6 +99,11 @@ class Counts:
     def __add__(self, other: Counts) -> Counts:
         return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
+    @classmethod
+    def of(cls, item: Mapping[str, Any] | None) -> Counts | None:
+        """The counts in a chunk's item, if it has any."""
+        return cls(*(item[field.name] for field in fields(cls))) if item and "attempt" in item else None
+
     @property
     def reconciled(self) -> bool:
         """Whether every row that was read has exactly one outcome."""
@@ -138,9 +142,13 @@ class Files:
         """The rows that could not be scored."""
         return f"{self.prefix}rejects.csv"
 
+    def folder(self, folder: str) -> str:
+        """What the keys of one kind of numbered files begin with."""
+        return f"{self.prefix}{folder}/"
+
     def numbered(self, folder: str, number: int) -> str:
         """One chunk's file: its plain text under `chunks`, its results under `parts`, its rejects under `rejects`."""
-        return f"{self.prefix}{folder}/{number:05d}.csv"
+        return f"{self.folder(folder)}{number:05d}.csv"
 
 
 class JobTable:
@@ -169,19 +177,19 @@ class JobTable:
         Args:
             upload: what it is about.
             now_ms: milliseconds since 1970.
-            values: what the job is pinned to; None is left out.
+            values: what the job is pinned to, or another state that it begins in; None is left out.
 
         Returns:
             The job's item, as whoever was first wrote it.
         """
         item = {
-            **{name: value for name, value in asdict(upload).items() if value != ""},
-            **{name: value for name, value in values.items() if value is not None},
             "job": upload.job,
             "model": upload.model,
             "state": JobState.PLANNED.value,
             "planned_at": iso(now_ms),
             "expires": now_ms // 1000 + self._ttl_seconds,
+            **{name: value for name, value in asdict(upload).items() if value != ""},
+            **{name: value for name, value in values.items() if value is not None},
         }
         try:
             self._client.put_item(
@@ -229,8 +237,12 @@ class JobTable:
         values = {**asdict(counts), "attempt": attempt}
         return self._update(job, _chunk(chunk), values, attempt=attempt)
 
-    def counts(self, job: str) -> dict[int, Counts]:
-        """The counts of all chunks that have any, by the chunk's number."""
+    def blame(self, job: str, chunk: int, attempt: int, reason: str) -> None:
+        """Note why an attempt at a chunk failed, unless it has been counted meanwhile."""
+        self._update(job, _chunk(chunk), {"reason": reason}, attempt=attempt)
+
+    def chunks(self, job: str) -> dict[int, Values]:
+        """The items of all chunks that were tried, by the chunk's number."""
         pages = self._client.get_paginator("query").paginate(
             TableName=self._table,
             KeyConditionExpression="pk = :pk AND begins_with(sk, :sk)",
@@ -238,12 +250,7 @@ class JobTable:
             ConsistentRead=True,
         )
         items = [_values(item) for page in pages for item in page["Items"]]
-        names = [field.name for field in fields(Counts)]
-        return {
-            int(item["sk"].partition("#")[2]): Counts(*(item[name] for name in names))
-            for item in items
-            if "attempt" in item
-        }
+        return {int(item["sk"].partition("#")[2]): item for item in items}
 
     def _update(
         self,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import onnxruntime as ort
 
-from threefold.errors import InvalidPackage
+from threefold.errors import InvalidManifest, InvalidPackage, OutsideSignature, ThreefoldError
 from threefold.features import FeatureEncoder
 from threefold.signature import ONNX_DATATYPES, Signature, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -59,7 +60,8 @@ class Model:
             threads: for one inference call.
 
         Raises:
-            InvalidPackage: ONNX Runtime refuses it, or its tensors are not those of the manifest.
+            InvalidPackage: ONNX Runtime refuses it, its tensors are not those of the manifest, or the manifest does
+                not fit them.
         """
         started = time.perf_counter()
         self.package = package
@@ -74,9 +76,10 @@ class Model:
                 f"got {[spec.to_json() for spec in (*found.inputs, *found.outputs)]}"
             )
             raise InvalidPackage(message)
+        self._check_manifest()
         self.encoder = FeatureEncoder(signature) if signature.features else None
         self._output_names = [spec.name for spec in signature.outputs]
-        self._batch = next((spec.shape[0] for spec in signature.inputs if spec.shape), -1)
+        self._batch = signature.fixed_batch
         self.size_bytes = _SESSION_BYTES + _WEIGHT_COPIES * package.model_path.stat().st_size
         self.load_ms = (time.perf_counter() - started) * 1000
 
@@ -84,15 +87,20 @@ class Model:
         """Run the graph over n rows, in chunks that suit the runtime; a fixed batch dimension is padded.
 
         Args:
-            tensors: input name to array; where the first dimension is free, it is n for every input.
+            tensors: input name to array; where rows can be stacked, the first dimension is n for every input.
 
         Returns:
             Output name to array, maps flattened to arrays.
+
+        Raises:
+            OutsideSignature: values that the graph itself refuses, as an index beyond its table.
         """
-        rows = len(next(iter(tensors.values()))) if tensors and self._batch != 0 else 0
-        if self._batch > 0 and rows != self._batch and self._rows_are_batches(tensors):
+        if not self.manifest.signature.stackable:
+            return self._call(dict(tensors))
+        rows = len(next(iter(tensors.values())))
+        if self._batch > 0 and rows != self._batch:
             return self._run_padded(tensors, rows)
-        if rows <= ROWS_PER_CALL or not self.manifest.signature.batched:
+        if self._batch > 0 or rows <= ROWS_PER_CALL:
             return self._call(dict(tensors))
         parts = [
             self._call({name: array[start : start + ROWS_PER_CALL] for name, array in tensors.items()})
@@ -101,19 +109,25 @@ class Model:
         return {name: np.concatenate([part[name] for part in parts]) for name in self._output_names}
 
     def answer(self, tensors: Mapping[str, npt.NDArray[Any]]) -> Answer:
-        """Run the graph and say what its outputs mean, by the manifest."""
+        """Run the graph and say what its outputs mean, by the manifest.
+
+        Raises:
+            OutsideSignature: as `run`.
+            InvalidPackage: an output that does not hold what the manifest says: a value a row, a score a class.
+        """
         outputs = self.run(tensors)
         output = self.manifest.output
+        rows = len(next(iter(tensors.values())))
         if output.kind == "regression":
-            return Answer(outputs, values=outputs[_named(output.value)].reshape(-1))
+            return Answer(outputs, values=self._flat(outputs, _named(output.value), rows))
         if output.kind == "classification":
-            scores = outputs[_named(output.scores)] if output.scores else None
+            scores = self._scores(outputs[output.scores], rows) if output.scores else None
             if output.label is not None:
-                labels: Sequence[str | int] = outputs[output.label].reshape(-1).tolist()
+                labels: Sequence[str | int] = self._flat(outputs, output.label, rows).tolist()
             else:
-                classes = output.classes
-                labels = [classes[i] for i in np.argmax(outputs[_named(output.scores)], axis=1).tolist()]
-            return Answer(outputs, labels=labels, scores=None if scores is None else scores.reshape(len(labels), -1))
+                assert scores is not None, "the manifest was checked"
+                labels = [output.classes[i] for i in np.argmax(scores, axis=1).tolist()]
+            return Answer(outputs, labels=labels, scores=scores)
         return Answer(outputs)
 
     def check(self) -> None:
@@ -125,33 +139,52 @@ class Model:
         examples = self.package.examples()
         if not examples:
             return
-        answer, positions = self._answer_examples(examples)
+        try:
+            self._check_examples(examples)
+        except InvalidPackage:
+            raise
+        # Examples are data that somebody wrote: whatever is odd in them refuses the package, and stops nothing else.
+        except (ThreefoldError, LookupError, TypeError, ValueError, AttributeError) as error:
+            message = f"package {self.digest[:12]}: want examples that the model takes, got {error!r}"
+            raise InvalidPackage(message) from error
+
+    def _check_examples(self, examples: list[dict[str, Any]]) -> None:
+        said = self._answer_examples(examples)
         specs = {spec.name: spec.datatype for spec in self.manifest.signature.outputs}
-        for row, position in enumerate(positions):
-            expected = examples[position]["expect"]
-            for what, want in expected.items():
-                got = self._said(answer, what, row)
+        for position, (example, say) in enumerate(zip(examples, said, strict=True)):
+            for what, want in example["expect"].items():
+                got = say(what)
                 datatype = specs.get(what) or specs.get(str(self.manifest.output.scores or self.manifest.output.value))
                 if not _agree(want, got, TOLERANCE.get(datatype or "", 0.0)):
                     message = f"package {self.digest[:12]}: example {position + 1}: want {what} {want}, got {got}"
                     raise InvalidPackage(message)
 
-    def _answer_examples(self, examples: list[dict[str, Any]]) -> tuple[Answer, range]:
-        positions = range(len(examples))
+    def _answer_examples(self, examples: list[dict[str, Any]]) -> list[Callable[[str], object]]:
+        """For each example, what says the model's answer to it by name."""
         if self.encoder is not None:
             encoded = self.encoder.encode([example["record"] for example in examples])
             if encoded.problems:
                 position, problems = next(iter(encoded.problems.items()))
                 message = f"package {self.digest[:12]}: example {position + 1}: {'; '.join(problems)}"
                 raise InvalidPackage(message)
-            return self.answer(encoded.tensors), positions
-        tensors = {
-            spec.name: np.array([example["inputs"][spec.name] for example in examples], spec.dtype)
-            for spec in self.manifest.signature.inputs
-        }
-        return self.answer(tensors), positions
+            tensors = encoded.tensors
+        elif self.manifest.signature.stackable:
+            tensors = {
+                spec.name: np.array([example["inputs"][spec.name] for example in examples], spec.dtype)
+                for spec in self.manifest.signature.inputs
+            }
+        else:
+            return [self._answer_alone(example["inputs"]) for example in examples]
+        answer = self.answer(tensors)
+        return [partial(self._said, answer, row) for row in range(len(examples))]
 
-    def _said(self, answer: Answer, what: str, row: int) -> object:
+    def _answer_alone(self, inputs: Mapping[str, Any]) -> Callable[[str], object]:
+        """An example of a model whose rows cannot be stacked: its inputs are whole tensors, and so is its answer."""
+        specs = self.manifest.signature.inputs
+        outputs = self.run({spec.name: np.array(inputs[spec.name], spec.dtype) for spec in specs})
+        return lambda what: outputs[what].tolist()
+
+    def _said(self, answer: Answer, row: int, what: str) -> object:
         output = self.manifest.output
         if what == "label" and answer.labels is not None:
             return answer.labels[row]
@@ -161,12 +194,50 @@ class Model:
             return dict(zip(map(str, output.classes), answer.scores[row].tolist(), strict=True))
         return answer.tensors[what][row].tolist()
 
-    def _rows_are_batches(self, tensors: Mapping[str, npt.NDArray[Any]]) -> bool:
-        specs = {spec.name: spec for spec in self.manifest.signature.inputs}
-        return all(specs[name].shape[:1] == (self._batch,) for name in tensors)
+    def _check_manifest(self) -> None:
+        """See that the features fit the inputs, and that the output's parts are there."""
+        signature, output = self.manifest.signature, self.manifest.output
+        try:
+            signature.check()
+        except InvalidManifest as error:
+            message = f"package {self.digest[:12]}: {error}"
+            raise InvalidPackage(message) from error
+        named = {output.label, output.scores, output.value} - {None}
+        whole = {
+            "classification": bool(output.label or (output.scores and output.classes)),
+            "regression": output.value is not None,
+        }
+        if not whole.get(output.kind, True) or not named <= {spec.name for spec in signature.outputs}:
+            message = f"package {self.digest[:12]}: want an output of the graph's tensors, got {output.to_json()}"
+            raise InvalidPackage(message)
+        free = all(spec.shape and spec.shape[0] == -1 for spec in signature.inputs)
+        if signature.features and not free and not signature.fixed_batch:
+            message = (
+                f"package {self.digest[:12]}: want inputs whose first dimension is the records, "
+                f"got {[spec.to_json() for spec in signature.inputs]}"
+            )
+            raise InvalidPackage(message)
+
+    def _flat(self, outputs: Mapping[str, npt.NDArray[Any]], name: str, rows: int) -> npt.NDArray[Any]:
+        array = outputs[name]
+        if array.size != rows:
+            message = f"package {self.digest[:12]}: want one '{name}' a row, got shape {list(array.shape)}"
+            raise InvalidPackage(message)
+        return array.reshape(rows)
+
+    def _scores(self, array: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
+        classes = self.manifest.output.classes
+        width = len(classes) if classes else (array.size // rows if rows else 0)
+        if array.size != rows * width or not width:
+            message = f"package {self.digest[:12]}: want a score for each of {width} classes, got {list(array.shape)}"
+            raise InvalidPackage(message)
+        return array.reshape(rows, width)
 
     def _run_padded(self, tensors: Mapping[str, npt.NDArray[Any]], rows: int) -> dict[str, npt.NDArray[Any]]:
         parts = []
+        if rows == 0:
+            message = f"inputs: want at least one row for a batch of {self._batch}, got none"
+            raise OutsideSignature(message)
         for start in range(0, rows, self._batch):
             feed = {}
             for name, array in tensors.items():
@@ -178,12 +249,32 @@ class Model:
             parts.append({name: array[:kept] for name, array in self._call(feed).items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in self._output_names}
 
+    def _flatten_maps(self, name: str, maps: list[dict[Any, float]]) -> npt.NDArray[np.float32]:
+        """Scikit-learn's ZipMap output, {class: score} a row, as [n, classes] in the order of the classes."""
+        output = self.manifest.output
+        if not maps:
+            return np.zeros((0, len(output.classes)), np.float32)
+        order = output.classes if name == output.scores and output.classes else tuple(maps[0])
+        if set(order) != set(maps[0]):
+            message = f"package {self.digest[:12]}: want scores for {list(order)}, got them for {list(maps[0])}"
+            raise InvalidPackage(message)
+        return np.array([[row[label] for label in order] for row in maps], np.float32)
+
     def _call(self, feed: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        found = self._session.run(self._output_names, feed)
+        try:
+            found = self._session.run(self._output_names, feed)
+        except Exception as error:  # onnxruntime's exceptions share no class but Exception
+            message = f"inputs: want values that the model can compute with, got: {_last_line(error)}"
+            raise OutsideSignature(message) from error
         for i, value in enumerate(found):
             if type(value) is list:
-                found[i] = _flatten_maps(value)
+                found[i] = self._flatten_maps(self._output_names[i], value)
         return dict(zip(self._output_names, found, strict=True))
+
+
+def _last_line(error: Exception) -> str:
+    """What a runtime's error says in its last sentence; before it stand codes and names of nodes."""
+    return (str(error).rpartition("Status Message: ")[2].strip() or repr(error)).splitlines()[0][:200]
 
 
 def open_session(path: Path, threads: int = 1) -> ort.InferenceSession:
@@ -226,13 +317,6 @@ def _spec(node: Any) -> TensorSpec:  # noqa: ANN401 - onnxruntime's NodeArg has 
     # A free dimension is a name or None; a scalar's shape is empty.
     shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)
     return TensorSpec(node.name, ONNX_DATATYPES[node.type], shape)
-
-
-def _flatten_maps(maps: list[dict[Any, float]]) -> npt.NDArray[np.float32]:
-    """Scikit-learn's ZipMap output, {class: score} a row, as [n, classes] in the order of the classes."""
-    if not maps:
-        return np.zeros((0, 0), np.float32)
-    return np.array([list(row.values()) for row in maps], np.float32)
 
 
 def _named(name: str | None) -> str:

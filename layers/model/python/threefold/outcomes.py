@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
+from botocore.exceptions import ClientError
 
 from threefold.errors import StorageUnavailable
 
@@ -29,6 +30,8 @@ WRITES_PER_CALL: Final = 25
 READS_PER_CALL: Final = 100
 # DynamoDB's numbers hold 38 digits between these magnitudes.
 _LEAST, _MOST = 1e-130, 9.9e125
+_LEAST_INTEGER, _MOST_INTEGER = -(2**63), 2**64 - 1
+_THROTTLED: Final = frozenset({"ProvisionedThroughputExceededException", "RequestLimitExceeded", "ThrottlingException"})
 # A partition key holds 2,048 bytes; beyond this a record's key is cut and told apart by its hash.
 _KEY_BYTES: Final = 512
 _FIRST_WAIT_SECONDS: Final = 0.05
@@ -104,7 +107,7 @@ class OutcomeTable:
             deadline: on the monotonic clock.
 
         Returns:
-            The keys of the items that could not be written in time.
+            The keys of the items that could not be written in time, or not at all.
         """
         distinct: dict[Key, Item] = {}
         for item in items:
@@ -143,23 +146,34 @@ class OutcomeTable:
                 raise StorageUnavailable(message)
         return found
 
+    def _write_alone(self, batch: Sequence[Item], deadline: float) -> list[Key]:
+        """One item that DynamoDB refuses, as one of more than 400 KB, does not keep the others out."""
+        if len(batch) == 1:
+            return [_key(batch[0])]
+        return [key for item in batch for key in self._write_batch([item], deadline)]
+
     def _write_batch(self, batch: Sequence[Item], deadline: float) -> list[Key]:
         requests: Any = {self._table: [{"PutRequest": {"Item": item}} for item in batch]}
         wait = _FIRST_WAIT_SECONDS
         while True:
             try:
                 requests = self._client.batch_write_item(RequestItems=requests).get("UnprocessedItems")
-            except self._client.exceptions.ProvisionedThroughputExceededException:
-                pass
-            except self._client.exceptions.RequestLimitExceeded:
-                pass
+            except ClientError as error:
+                code = error.response["Error"]["Code"]
+                if code == "ValidationException":
+                    return self._write_alone(batch, deadline)
+                if code not in _THROTTLED:
+                    raise
             if not requests:
                 return []
             if time.monotonic() + wait > deadline:
-                items = [request["PutRequest"]["Item"] for request in requests[self._table]]
-                return [(item["pk"]["S"], item["sk"]["S"]) for item in items]
+                return [_key(request["PutRequest"]["Item"]) for request in requests[self._table]]
             self._sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
             wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+
+
+def _key(item: Item) -> Key:
+    return item["pk"]["S"], item["sk"]["S"]
 
 
 def milliseconds(at: str) -> int:
@@ -189,7 +203,9 @@ def from_attribute(attribute: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
     """What `to_attribute` wrote, as JSON."""
     ((kind, value),) = attribute.items()
     if kind == "N":
-        return int(value) if value.lstrip("-").isdigit() else float(value)
+        # DynamoDB writes 1e20 out in full: an integer wider than 64 bits was a float.
+        whole = value.lstrip("-").isdigit() and _LEAST_INTEGER <= int(value) <= _MOST_INTEGER
+        return int(value) if whole else float(value)
     if kind == "M":
         return {name: from_attribute(part) for name, part in value.items()}
     if kind == "L":
@@ -200,7 +216,8 @@ def from_attribute(attribute: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
 def _number(value: Any) -> dict[str, str]:  # noqa: ANN401 - a float of any width
     if not math.isfinite(value):
         return {"S": "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")}
-    if value != 0 and not _LEAST <= abs(value) <= _MOST:
+    # As Python's float: the limits are beyond the range of numpy's narrower ones.
+    if value != 0 and not _LEAST <= abs(float(value)) <= _MOST:
         return {"S": str(value)}
     return {"N": str(value)}
 

@@ -59,7 +59,7 @@ class Part:
         options: how many options go with an abstention.
         rows: the records' positions in the request, shape [n]; None when they are all of them.
         counts: tensor rows per record; None when each is one row.
-        load_ms: what loading the model took in this call; 0 when it was loaded already.
+        rejected: the positions in the request of the records that this package rejected.
     """
 
     provenance: Provenance
@@ -72,7 +72,7 @@ class Part:
     options: int = 0
     rows: npt.NDArray[np.intp] | None = None
     counts: list[int] | None = None
-    load_ms: float = 0.0
+    rejected: frozenset[int] = frozenset()
 
     def bodies(self) -> Iterator[dict[str, Any]]:
         """For each record, in the part's order: its status and what the model said."""
@@ -188,7 +188,8 @@ class Outcomes:
     def _rejection(self, position: int, problems: list[str]) -> dict[str, Any]:
         rejection: dict[str, Any] = {"id": self.ids[position], "model": self.model}
         if self.parts:
-            source = self.parts[0].provenance
+            judge = next((part for part in self.parts if position in part.rejected), self.parts[0])
+            source = judge.provenance
             rejection |= {"version": source.version, "digest": source.digest, "role": source.role}
             rejection |= {"release": source.release, "runtime": source.runtime}
         return rejection | {
@@ -207,7 +208,7 @@ def json_values(array: npt.NDArray[Any]) -> list[Any]:
     if array.dtype.kind != "f":
         return array.tolist()  # type: ignore[no-any-return]
     values: list[Any] = array.tolist() if array.dtype == np.float64 else list(array)
-    if not np.isfinite(array).all():
+    if np.count_nonzero(np.isfinite(array)) < array.size:
         for i in np.flatnonzero(~np.isfinite(array)).tolist():
             value = float(array[i])
             values[i] = "NaN" if value != value else ("Infinity" if value > 0 else "-Infinity")  # noqa: PLR0124

@@ -6,18 +6,20 @@ import os
 import tempfile
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import onnxruntime
 
-from threefold.errors import NotServable, ThreefoldError
+from threefold.errors import NotServable, OutsideSignature, ThreefoldError
 from threefold.model import Answer, Model
 from threefold.names import Metric
 from threefold.prediction import Outcomes, Part, Provenance
 from threefold.registry import Registry, open_store
 from threefold.release import Route, route
+from threefold.request import Tensors
 from threefold.sessions import Sessions
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from threefold.features import Encoded
     from threefold.package import Output
     from threefold.registry import Confirmed
-    from threefold.request import Request
+    from threefold.request import Matrix, Records, Request
     from threefold.settings import Settings
 
 # Lambda's initialization may take 10 s, and the first request waits for it.
@@ -90,17 +92,32 @@ class Predictor:
         problems: dict[int, list[str]] = {}
         reasons: dict[int, list[str]] = {}
         parts = []
+        serving = confirmed.release.serving
         for chosen, rows in _routes(confirmed, request, ids):
-            served, model = self.load(confirmed, chosen)
-            payload = request.rows if rows is None else request.rows.select(rows)
-            encoded = payload.encode(model)
+            served, model = self.load(confirmed, chosen, exact=request.version is not None)
             source = Provenance(
                 request.model, served.version, served.digest, served.role, confirmed.id, RUNTIME, confirmed.stale
             )
-            serving = confirmed.release.serving
-            parts.append(_score(model, encoded, source, serving=serving, rows=rows, size=len(payload)))
-            _merge(problems, encoded.problems, rows)
-            _merge(reasons, encoded.reasons, rows)
+            for positions, payload in _calls(request.rows, rows, model):
+                encoded, answer = _answer(model, payload)
+                wrong = _at(encoded.problems, positions)
+                problems |= wrong
+                reasons |= _at(encoded.reasons, positions)
+                score, abstained = _decide(answer, model.manifest.output, serving)
+                part = Part(
+                    source,
+                    answer,
+                    model.manifest.output,
+                    model.manifest.signature.outputs,
+                    len(payload) - len(wrong),
+                    score=score,
+                    abstained=abstained,
+                    options=serving.get("options", 3),
+                    rows=_positions(positions, encoded.rows),
+                    counts=encoded.counts,
+                    rejected=frozenset(wrong),
+                )
+                parts.append(part)
         if confirmed.stale:
             self._observe(Metric.RELEASE_STALE, 1, request.model)
         at = self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -112,51 +129,67 @@ class Predictor:
             return self.registry.pinned(request.model, request.release_id)
         return self.registry.release(request.model)
 
-    def load(self, confirmed: Confirmed, chosen: Route) -> tuple[Route, Model]:
+    def load(self, confirmed: Confirmed, chosen: Route, *, exact: bool = False) -> tuple[Route, Model]:
         """The chosen package's model, or the last good one in its place.
+
+        Args:
+            confirmed: the release that is followed.
+            chosen: the package that should answer.
+            exact: it was asked for by its name, so that nothing can stand in for it.
 
         Raises:
             NotServable: neither can be had.
         """
         name = confirmed.release.model
-        if (model := self.sessions.peek(chosen.digest)) is not None:
-            if chosen.role == "champion":
-                self._good[name] = chosen
-                self.refusals.pop(name, None)
-            return chosen, model
-        good = self._good.get(name)
-        standby = self.sessions.peek(good.digest) if good is not None else None
+        standby = None if exact else self._standby(confirmed, chosen)
         try:
-            loaded = (
-                self.sessions.get(name, chosen.digest)
-                if standby is None
-                else self.sessions.get_within(name, chosen.digest, self._load_budget_seconds)
-            )
+            if standby is None or self.sessions.peek(standby.digest) is None:
+                loaded = self.sessions.get(name, chosen.digest)
+            else:
+                found = self.sessions.get_within(name, chosen.digest, self._load_budget_seconds)
+                if found is None:
+                    return self._stand_in(name, standby)
+                loaded = found
         except NotServable as error:
             self.refusals[name] = str(error)
             self._observe(Metric.PACKAGE_REFUSED, 1, name)
-            if standby is None or good is None or chosen.role == "previous":
+            if standby is None:
                 raise
-            return Route(good.digest, good.version, "fallback"), standby
-        if loaded is None:
-            assert good is not None and standby is not None  # noqa: PT018 - only then is there a time budget
-            return Route(good.digest, good.version, "fallback"), standby
+            return self._stand_in(name, standby)
         if chosen.role == "champion":
             self._good[name] = chosen
             self.refusals.pop(name, None)
         return chosen, loaded
 
+    def _standby(self, confirmed: Confirmed, chosen: Route) -> Route | None:
+        """What answers if the chosen package cannot: the last good champion; for a canary, the champion."""
+        champion = confirmed.release.champion
+        standby = self._good.get(confirmed.release.model)
+        if standby is None and chosen.role == "canary":
+            standby = Route(champion.digest, champion.version, "champion")
+        return None if standby is None or standby.digest == chosen.digest else standby
+
+    def _stand_in(self, name: str, standby: Route) -> tuple[Route, Model]:
+        return Route(standby.digest, standby.version, "fallback"), self.sessions.get(name, standby.digest)
+
     def key_field(self, model: str) -> str | None:
-        """The field of a record that is its own id, as the champion declares it.
+        """The field of a record that is its own id, as the champion declares it, or the last good one in its place.
 
         Raises:
             UnknownModel: it has no release.
             NotServable: the champion's package cannot be had.
         """
         champion = self.registry.release(model).release.champion
-        if (loaded := self.sessions.peek(champion.digest)) is not None:
-            return loaded.manifest.key
-        return self.registry.package(model, champion.digest).manifest.key
+        good = self._good.get(model)
+        for digest in (champion.digest, *([good.digest] if good else [])):
+            if (loaded := self.sessions.peek(digest)) is not None:
+                return loaded.manifest.key
+        try:
+            return self.registry.package(model, champion.digest).manifest.key
+        except NotServable:
+            if good is None or good.digest == champion.digest:
+                raise
+            return self.registry.package(model, good.digest).manifest.key
 
     def ready(self, model: str) -> Confirmed:
         """See that a model's champion can be served: its release known, its package loaded and checked.
@@ -200,38 +233,58 @@ def _routes(
         yield chosen, np.array(positions, np.intp) if len(by_route) > 1 else None
 
 
-def _score(  # noqa: PLR0913 - the steps' results, once
-    model: Model,
-    encoded: Encoded,
-    source: Provenance,
-    *,
-    serving: Mapping[str, Any],
-    rows: npt.NDArray[np.intp] | None,
-    size: int,
-) -> Part:
-    accepted = size if encoded.rows is None else len(encoded.rows)
-    positions = _positions(rows, encoded.rows)
-    output, specs = model.manifest.output, model.manifest.signature.outputs
-    if accepted == 0:
-        return Part(source, Answer({}, labels=()), output, specs, 0, rows=positions)
-    answer = model.answer(encoded.tensors)
+def _calls(
+    payload: Records | Matrix | Tensors, rows: npt.NDArray[np.intp] | None, model: Model
+) -> Iterator[tuple[npt.NDArray[np.intp] | None, Records | Matrix | Tensors]]:
+    """What goes to the model in one call, each with its positions in the request; None means all of it."""
+    if isinstance(payload, Tensors) and len(payload) > 1 and not model.manifest.signature.stackable:
+        for i in range(len(payload)) if rows is None else rows.tolist():
+            alone = np.array([i], np.intp)
+            yield alone, payload.select(alone)
+    else:
+        yield rows, payload if rows is None else payload.select(rows)
+
+
+def _answer(model: Model, payload: Records | Matrix | Tensors) -> tuple[Encoded, Answer]:
+    """What the model says of records; one that the graph itself refuses is rejected alone."""
+    encoded = payload.encode(model)
+    size = len(payload) - len(encoded.problems)
+    if size == 0:
+        return encoded, Answer({}, labels=())
+    try:
+        return encoded, _run(model, payload, encoded.tensors)
+    except OutsideSignature as error:
+        refused = {0: [str(error)]}
+    if size > 1:
+        refused = {}
+        ends = np.cumsum(encoded.counts or [1] * size).tolist()
+        for i, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            try:
+                _run(model, payload, {name: array[start:end] for name, array in encoded.tensors.items()})
+            except OutsideSignature as error:
+                refused[i] = [str(error)]
+    encoded = encoded.without(refused, size)
+    if len(refused) == size:
+        return encoded, Answer({}, labels=())
+    return encoded, _run(model, payload, encoded.tensors)
+
+
+def _run(model: Model, payload: Records | Matrix | Tensors, tensors: Mapping[str, npt.NDArray[Any]]) -> Answer:
+    """Who sends tensors gets tensors; who sends records gets what they mean."""
+    return Answer(model.run(tensors)) if isinstance(payload, Tensors) else model.answer(tensors)
+
+
+def _decide(
+    answer: Answer, output: Output, serving: Mapping[str, Any]
+) -> tuple[npt.NDArray[np.float32] | None, npt.NDArray[np.bool_] | None]:
+    """The score of each chosen class, and which records are abstained from; None for none."""
     score = _chosen_score(answer, output)
     below = serving.get("abstain_below")
-    abstained = score < np.float32(below) if below is not None and score is not None else None
-    if abstained is not None and not abstained.any():
-        abstained = None
-    return Part(
-        source,
-        answer,
-        output,
-        specs,
-        accepted,
-        score=score,
-        abstained=abstained,
-        options=serving.get("options", 3),
-        rows=positions,
-        counts=encoded.counts,
-    )
+    if score is None or below is None:
+        return score, None
+    # Compared in the scores' own width, where 0.6 is 0.6; and a score that is NaN says nothing.
+    abstained = ~(score >= score.dtype.type(below))
+    return score, abstained if abstained.any() else None
 
 
 def _chosen_score(answer: Answer, output: Output) -> npt.NDArray[np.float32] | None:
@@ -239,13 +292,18 @@ def _chosen_score(answer: Answer, output: Output) -> npt.NDArray[np.float32] | N
     scores, labels = answer.scores, answer.labels
     if scores is None or labels is None:
         return None
-    index = {name: i for i, name in enumerate(output.classes)}
-    if len(index) != scores.shape[1] or not index.keys() >= set(labels):
-        best: npt.NDArray[np.float32] = scores.max(axis=1)
-        return best
-    columns = np.fromiter((index[label] for label in labels), np.intp, len(labels))
-    chosen: npt.NDArray[np.float32] = scores[np.arange(len(labels)), columns]
-    return chosen
+    index, width = _columns(output.classes), scores.shape[1]
+    if len(index) != width:
+        return scores.max(axis=1)  # type: ignore[no-any-return]
+    try:
+        return scores.take([width * i + index[label] for i, label in enumerate(labels)])
+    except KeyError:
+        return scores.max(axis=1)  # type: ignore[no-any-return]
+
+
+@lru_cache
+def _columns(classes: tuple[str | int, ...]) -> dict[str | int, int]:
+    return {name: i for i, name in enumerate(classes)}
 
 
 def _positions(rows: npt.NDArray[np.intp] | None, accepted: npt.NDArray[np.intp] | None) -> npt.NDArray[np.intp] | None:
@@ -255,8 +313,9 @@ def _positions(rows: npt.NDArray[np.intp] | None, accepted: npt.NDArray[np.intp]
     return accepted if rows is None else rows[accepted]
 
 
-def _merge(into: dict[int, list[str]], found: dict[int, list[str]], rows: npt.NDArray[np.intp] | None) -> None:
-    into.update(found if rows is None else {int(rows[i]): value for i, value in found.items()})
+def _at(found: dict[int, list[str]], rows: npt.NDArray[np.intp] | None) -> dict[int, list[str]]:
+    """The same by position in the request."""
+    return found if rows is None else {int(rows[i]): value for i, value in found.items()}
 
 
 def _mint_ids(count: int) -> list[str]:

@@ -76,7 +76,16 @@ def open_store(bucket: str, settings: Settings) -> S3Store:
         bucket,
         region=settings.region or None,
         client_options={"connect_timeout": timedelta(seconds=1), "timeout": timedelta(seconds=5), "allow_http": True},
-        retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=3)},
+        # A release is asked for while a caller waits: two quick tries more, then the last good one holds.
+        retry_config={
+            "max_retries": 2,
+            "retry_timeout": timedelta(seconds=2),
+            "backoff": {
+                "init_backoff": timedelta(milliseconds=50),
+                "max_backoff": timedelta(milliseconds=200),
+                "base": 2,
+            },
+        },
     )
 
 
@@ -238,12 +247,12 @@ class Registry:
             raise ReleaseConflict(message) from error
         except (BaseError, OSError) as error:
             raise _unreachable(error) from error
-        self._known.pop(release.model, None)
+        self._forget(release.model)
         return result["e_tag"] or ""
 
     def current(self, model: str) -> tuple[Release, str] | None:
         """The release as it stands in the bucket now and its e-tag, for a change to it; None if there is none."""
-        self._known.pop(model, None)
+        self._forget(model)
         try:
             self.release(model)
         except UnknownModel:
@@ -253,6 +262,11 @@ class Registry:
             message = "registry: want it to answer before a release is changed, got no answer"
             raise RegistryUnreachable(message)
         return known.confirmed.release, known.e_tag or ""
+
+    def _forget(self, model: str) -> None:
+        self._known.pop(model, None)
+        self._misses.pop(model, None)
+        self._models = None
 
     def _confirm(self, model: str, known: _Known | None, now: float) -> _Known | None:
         if not MODEL_NAME.fullmatch(model) or now < self._misses.get(model, now):

@@ -94,11 +94,11 @@ class Tensors:
         return Tensors([self.records[i] for i in rows.tolist()])
 
     def encode(self, model: Model) -> Encoded:
-        """The model's tensors for them: stacked, where the model's rows can be."""
+        """The model's tensors for them, stacked; where its rows cannot be, for one record only."""
         problems: dict[int, list[str]] = {}
         specs = model.manifest.signature.inputs
         for i, tensors in enumerate(self.records):
-            if wrong := check_tensors(tensors, specs):
+            if wrong := check_tensors(tensors, specs, stackable=model.manifest.signature.stackable):
                 problems[i] = wrong
         accepted = [tensors for i, tensors in enumerate(self.records) if i not in problems]
         rows = np.array([i for i in range(len(self.records)) if i not in problems], np.intp) if problems else None
@@ -106,6 +106,7 @@ class Tensors:
             return Encoded({}, rows, problems)
         if len(accepted) == 1:
             return Encoded(dict(accepted[0]), rows, problems)
+        assert model.manifest.signature.stackable, "the predictor hands in records one by one where it is not"
         counts = [len(next(iter(tensors.values()))) for tensors in accepted]
         stacked = {spec.name: np.concatenate([tensors[spec.name] for tensors in accepted]) for spec in specs}
         return Encoded(stacked, rows, problems, counts=counts)
@@ -135,15 +136,22 @@ def record_keys(records: Sequence[Any], field: str | None) -> list[str | None] |
     if field is None:
         return None
     found = (record.get(field) if hasattr(record, "get") else None for record in records)
-    return [None if value is None or value == "" else str(value) for value in found]
+    # A list or an object is nobody's id; a record that has one goes by its prediction id.
+    return [str(value) if isinstance(value, str | int | float) and value != "" else None for value in found]
 
 
-def check_tensors(tensors: Mapping[str, npt.NDArray[Any]], specs: Sequence[TensorSpec]) -> list[str]:
-    """Say all that is wrong with raw tensors: names, datatypes, shapes, and rows that do not match."""
-    wrong = [
-        f"input '{name}': want one of {[spec.name for spec in specs]}"
-        for name in tensors.keys() - {spec.name for spec in specs}
-    ]
+def check_tensors(
+    tensors: Mapping[str, npt.NDArray[Any]], specs: Sequence[TensorSpec], *, stackable: bool = True
+) -> list[str]:
+    """Say all that is wrong with raw tensors: names, datatypes, shapes, and rows that do not match.
+
+    Args:
+        tensors: input name to array.
+        specs: the model's inputs.
+        stackable: whether the first dimension is rows, as many as the sender likes.
+    """
+    names = {spec.name for spec in specs}
+    wrong = [f"input '{name}': want one of {sorted(names)}" for name in tensors if name not in names]
     rows = set()
     for spec in specs:
         array = tensors.get(spec.name)
@@ -153,14 +161,15 @@ def check_tensors(tensors: Mapping[str, npt.NDArray[Any]], specs: Sequence[Tenso
         if array.dtype != spec.dtype:
             wrong.append(f"input '{spec.name}': want {spec.datatype}, got {array.dtype}")
         # A fixed batch dimension is chunked and padded by the model, so that only the other dimensions must match.
+        first = int(stackable)
         fits = array.ndim == len(spec.shape) and all(
-            want in {-1, got} for want, got in zip(spec.shape[1:], array.shape[1:], strict=True)
+            want in {-1, got} for want, got in zip(spec.shape[first:], array.shape[first:], strict=True)
         )
         if not fits:
             wrong.append(f"input '{spec.name}': want shape {list(spec.shape)}, got {list(array.shape)}")
-        elif spec.shape:
+        elif stackable:
             rows.add(len(array))
-    if not wrong and len(rows) > 1 and all(spec.shape and spec.shape[0] == -1 for spec in specs):
+    if not wrong and len(rows) > 1:
         wrong.append(f"inputs: want the same number of rows in each, got {sorted(rows)}")
     return wrong
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
-from threefold.errors import NotServable, ThreefoldError
+from threefold.errors import NotServable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +31,7 @@ class Sessions:
         self._budget_bytes = budget_bytes
         self._models: OrderedDict[str, Model] = OrderedDict()
         self._loading: dict[str, Future[Model]] = {}
-        self._refused: dict[str, ThreefoldError] = {}
+        self._refused: dict[str, tuple[type[NotServable], str]] = {}
         self._pool: ThreadPoolExecutor | None = None
 
     @property
@@ -56,12 +55,11 @@ class Sessions:
         Raises:
             NotServable: its package cannot be had or must not be served; a refused package is not tried again.
         """
-        if (model := self.peek(digest)) is not None:
+        if (model := self._at_hand(digest)) is not None:
             return model
-        if (refusal := self._refused.get(digest)) is not None:
-            raise refusal
+        future = self._loading.pop(digest, None)
         try:
-            return self._keep(self._load(name, digest))
+            return self._keep(self._load(name, digest) if future is None else future.result())
         except NotServable as error:
             self._remember(digest, error)
             raise
@@ -72,26 +70,25 @@ class Sessions:
         Raises:
             NotServable: as `get`.
         """
+        if (model := self._at_hand(digest)) is not None:
+            return model
+        if digest not in self._loading:
+            # What was loaded beside and never fetched is no longer wanted.
+            self._loading = {other: future for other, future in self._loading.items() if not future.done()}
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
+            self._loading[digest] = self._pool.submit(self._load, name, digest)
+        done, _ = wait([self._loading[digest]], timeout=seconds)
+        return self.get(name, digest) if done else None
+
+    def _at_hand(self, digest: str) -> Model | None:
         if (model := self.peek(digest)) is not None:
             return model
         if (refusal := self._refused.get(digest)) is not None:
-            raise refusal
-        if (future := self._loading.get(digest)) is None:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
-            future = self._loading[digest] = self._pool.submit(self._load, name, digest)
-        try:
-            model = future.result(timeout=seconds)
-        except FutureTimeoutError:
-            if not future.done():
-                return None
-            raise
-        except NotServable as error:
-            del self._loading[digest]
-            self._remember(digest, error)
-            raise
-        del self._loading[digest]
-        return self._keep(model)
+            # A new one each time: an exception that is raised again keeps the frames of every time before.
+            kind, message = refusal
+            raise kind(message)
+        return None
 
     def _keep(self, model: Model) -> Model:
         self._models[model.digest] = model
@@ -101,4 +98,4 @@ class Sessions:
 
     def _remember(self, digest: str, error: NotServable) -> None:
         if not error.retryable:
-            self._refused[digest] = error
+            self._refused[digest] = (type(error), str(error))

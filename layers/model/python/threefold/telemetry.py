@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.metrics.functions import is_metrics_disabled
+from aws_lambda_powertools.metrics.provider.cloudwatch_emf.constants import MAX_METRICS
 
 from threefold.names import NAMESPACE, Metric
-from threefold.prediction import Status
 
 if TYPE_CHECKING:
     from threefold.prediction import Outcomes
@@ -20,7 +22,6 @@ _UNITS: Final = {
     Metric.MODEL_LOAD: MetricUnit.Milliseconds,
     Metric.STREAM_LAG: MetricUnit.Milliseconds,
 }
-_COUNTED: Final = ((Status.ABSTAINED, Metric.ABSTAINED), (Status.REJECTED, Metric.REJECTED))
 
 
 class Telemetry:
@@ -37,6 +38,8 @@ class Telemetry:
         self._door = settings.door
         self._metrics = Metrics(namespace=NAMESPACE)
         self._pending: dict[tuple[str, str], dict[str, list[float]]] = {}
+        self._disabled = is_metrics_disabled()
+        self._forms: dict[tuple[str, ...], tuple[orjson.Fragment, dict[str, Any]]] = {}
         self._cold = True
 
     def add(self, metric: str, value: float, model: str = "", role: str = "") -> None:
@@ -52,11 +55,13 @@ class Telemetry:
 
     def outcomes(self, outcomes: Outcomes) -> None:
         """Note how a request's records ended."""
-        model, role = outcomes.model, outcomes.parts[0].provenance.role if outcomes.parts else ""
-        self.add(Metric.PREDICTIONS, outcomes.count(Status.PREDICTED), model, role)
-        for status, metric in _COUNTED:
-            if count := outcomes.count(status):
-                self.add(metric, count, model, role)
+        for part in outcomes.parts:
+            model, role = outcomes.model, part.provenance.role
+            abstained = 0 if part.abstained is None else int(part.abstained.sum())
+            self.add(Metric.PREDICTIONS, part.size - abstained, model, role)
+            for metric, count in ((Metric.ABSTAINED, abstained), (Metric.REJECTED, len(part.rejected))):
+                if count:
+                    self.add(metric, count, model, role)
 
     def flush(self, started: float, **properties: Any) -> None:  # noqa: ANN401 - any JSON value
         """Write the invocation's metrics.
@@ -68,18 +73,43 @@ class Telemetry:
         pending, self._pending = self._pending or {("", ""): {}}, {}
         latency_ms = (time.perf_counter() - started) * 1000
         for (model, role), found in pending.items():
-            self._metrics.add_dimension("door", self._door)
-            if model:
-                self._metrics.add_dimensions(model=model, door=self._door)
-            if role:
-                self._metrics.add_dimensions(model=model, role=role)
+            found[Metric.LATENCY] = [latency_ms]
             if self._cold:
-                self._metrics.add_metric(Metric.COLD_START, MetricUnit.Count, 1)
+                found[Metric.COLD_START] = [1]
                 self._cold = False
-            self._metrics.add_metric(Metric.LATENCY, MetricUnit.Milliseconds, latency_ms)
-            for metric, values in found.items():
-                for value in values:
-                    self._metrics.add_metric(metric, _UNITS.get(metric, MetricUnit.Count), value)
-            for name, value in properties.items():
-                self._metrics.add_metadata(name, value)
-            self._metrics.flush_metrics()
+            if max(map(len, found.values())) >= MAX_METRICS:
+                self._describe(model, role, found)
+                for name, value in properties.items():
+                    self._metrics.add_metadata(name, value)
+                self._metrics.flush_metrics()
+            elif not self._disabled:
+                print(self._line(model, role, found, properties))  # noqa: T201 - CloudWatch reads standard output
+
+    def _line(self, model: str, role: str, found: dict[str, list[float]], properties: dict[str, Any]) -> str:
+        """One EMF line, as Powertools would write it.
+
+        Powertools says once what a line of this form declares: it takes 20 µs, more than a prediction. Then only the
+        values change.
+        """
+        form = (model, role, *found)
+        declared = self._forms.get(form)
+        if declared is None:
+            self._describe(model, role, found)
+            document: dict[str, Any] = {**self._metrics.serialize_metric_set()}
+            self._metrics.clear_metrics()
+            directive = orjson.Fragment(orjson.dumps(document["_aws"]["CloudWatchMetrics"]))
+            dimensions = {name: value for name, value in document.items() if name != "_aws" and name not in found}
+            declared = self._forms[form] = (directive, dimensions)
+        directive, dimensions = declared
+        head = {"Timestamp": time.time_ns() // 1_000_000, "CloudWatchMetrics": directive}
+        return orjson.dumps({"_aws": head, **dimensions, **properties, **found}).decode()
+
+    def _describe(self, model: str, role: str, found: dict[str, list[float]]) -> None:
+        self._metrics.add_dimension("door", self._door)
+        if model:
+            self._metrics.add_dimensions(model=model, door=self._door)
+        if role:
+            self._metrics.add_dimensions(model=model, role=role)
+        for metric, values in found.items():
+            for value in values:
+                self._metrics.add_metric(metric, _UNITS.get(metric, MetricUnit.Count), value)

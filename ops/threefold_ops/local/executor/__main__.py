@@ -64,7 +64,7 @@ def _serve(port: int) -> None:
     """Serve as ministack's own `main` does, but leave the signals to us: it waits for all its threads."""
     from hypercorn.asyncio import serve  # type: ignore[import-not-found]  # noqa: PLC0415
     from hypercorn.config import Config  # type: ignore[import-not-found]  # noqa: PLC0415
-    from ministack import app  # type: ignore[import-not-found]  # noqa: PLC0415
+    from ministack import app  # noqa: PLC0415
 
     config = Config()
     config.bind = [f"{os.environ['BIND_HOST']}:{port}"]

@@ -110,6 +110,10 @@ class Environment:
         cold = self._init_milliseconds is None
         started = time.monotonic()
         init_log = ""
+        # Its request for an event may still be there to be read when the process is not.
+        if not cold and self._process.poll() is not None:
+            self.alive = False
+            raise EnvironmentGoneError
         try:
             waiting = self._wait_until_ready(request_id)
             if isinstance(waiting, Request):
@@ -119,7 +123,7 @@ class Environment:
             elif cold:
                 outcome = waiting
             else:
-                raise EnvironmentGoneError
+                raise EnvironmentGoneError  # it ended since it was looked at
         except (ProtocolError, OSError) as error:
             outcome = self._stop("Runtime.InvalidResponse", f"RequestId: {request_id} Error: {error}")
         outcome.log = init_log + self._report(outcome, request_id, (time.monotonic() - started) * 1000, cold=cold)
@@ -156,7 +160,6 @@ class Environment:
 
     def _run(self, waiting: Request, event: bytes, request_id: str, function_arn: str) -> Outcome:
         timeout_seconds = self.specification.timeout_seconds
-        assert self._waiting is not None
         headers = {
             "Lambda-Runtime-Aws-Request-Id": request_id,
             "Lambda-Runtime-Deadline-Ms": str(int((time.time() + timeout_seconds) * 1000)),

@@ -8,8 +8,8 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from ministack.core import lambda_runtime  # type: ignore[import-not-found]
-from ministack.services import lambda_svc  # type: ignore[import-not-found]
+from ministack.core import lambda_runtime
+from ministack.services import lambda_svc
 
 from . import custom_resources, emf
 from .content import ContentStore, lay_out_runtime

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from threefold import strict_json
-from threefold.errors import Malformed, shown
+from threefold.errors import Malformed, ThreefoldError, shown
 from threefold.protocols.open_inference import decode_tensors
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 # A redrive from the dead-letter queue changes MessageId and SentTimestamp: ours keeps the originals here.
 ORIGINAL_ID: Final = "threefold-id"
 ORIGINAL_AT: Final = "threefold-at"
+# In bytes: it is part of a DynamoDB sort key, which holds 1,024.
 MAXIMUM_ID: Final = 256
+_MILLISECONDS: Final = re.compile(r"[0-9]{1,14}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class Message:
         at_ms: when its producer says it happened, milliseconds since 1970.
         record: named features, or None where `tensors` is there.
         tensors: raw tensors, or None where `record` is there.
+        problem: why there is neither, although the message says whose it is.
     """
 
     id: str
@@ -38,6 +42,7 @@ class Message:
     key: str | None
     record: Mapping[str, Any] | None
     tensors: Mapping[str, npt.NDArray[Any]] | None
+    problem: ThreefoldError | None = None
 
     def with_key(self, key: str | None) -> Message:
         """The same message under the key that its record carries."""
@@ -58,8 +63,9 @@ def identity(record: Mapping[str, Any]) -> tuple[str, int]:
     """
     attributes = record.get("messageAttributes") or {}
     original = attributes.get(ORIGINAL_ID, {}).get("stringValue") or record["messageId"]
-    at = attributes.get(ORIGINAL_AT, {}).get("stringValue") or record["attributes"]["SentTimestamp"]
-    return original, int(at)
+    at = attributes.get(ORIGINAL_AT, {}).get("stringValue") or ""
+    # Anybody can set attributes; what is no time there must not stop the batch.
+    return original, int(at if _MILLISECONDS.fullmatch(at) else record["attributes"]["SentTimestamp"])
 
 
 def decode(body: str, fallback: tuple[str, int]) -> Message:
@@ -70,8 +76,7 @@ def decode(body: str, fallback: tuple[str, int]) -> Message:
         fallback: the identity where the body brings none.
 
     Raises:
-        Malformed: it is not of that form.
-        OutsideSignature: tensors whose data are not of the datatype that they claim.
+        Malformed: it does not even say whose it is. What is wrong with the rest of it is the message's `problem`.
     """
     document = strict_json.loads(body)
     if not isinstance(document, dict):
@@ -86,20 +91,16 @@ def decode(body: str, fallback: tuple[str, int]) -> Message:
         raise Malformed(message)
     original, at_ms = fallback
     found = document.get("id", original)
-    if not isinstance(found, str) or not 0 < len(found) <= MAXIMUM_ID:
-        message = f"message: want an id of 1 to {MAXIMUM_ID} characters, got {shown(found)}"
+    if not isinstance(found, str) or not 0 < len(found.encode()) <= MAXIMUM_ID:
+        message = f"message: want an id of 1 to {MAXIMUM_ID} bytes, got {shown(found)}"
         raise Malformed(message)
     if "at" in document:
         at_ms = _milliseconds(document["at"])
-    record, inputs = document.get("record"), document.get("inputs")
-    if (record is None) == (inputs is None):
-        message = "message: want one of record and inputs, got both" if record else "message: want record or inputs"
-        raise Malformed(message)
-    if record is not None and not isinstance(record, dict):
-        message = f"message: want a record that is an object, got {shown(record)}"
-        raise Malformed(message)
-    tensors = None if inputs is None else decode_tensors(inputs)
-    return Message(found, at_ms, model, None if key is None else str(key), record, tensors)
+    envelope = Message(found, at_ms, model, None if key is None else str(key), None, None)
+    try:
+        return replace(envelope, **_content(document.get("record"), document.get("inputs")))
+    except ThreefoldError as error:
+        return replace(envelope, problem=error)
 
 
 def encode(prediction: dict[str, Any]) -> bytes:
@@ -112,6 +113,18 @@ def encode(prediction: dict[str, Any]) -> bytes:
     if prediction["status"] == "rejected":
         return strict_json.dumps({**envelope, "error": {name: prediction[name] for name in ("code", "message")}})
     return strict_json.dumps({**envelope, "prediction": prediction})
+
+
+def _content(record: object, inputs: object) -> dict[str, Any]:
+    if (record is None) == (inputs is None):
+        message = "message: want one of record and inputs, got " + ("neither" if record is None else "both")
+        raise Malformed(message)
+    if record is None:
+        return {"tensors": decode_tensors(inputs)}
+    if not isinstance(record, dict):
+        message = f"message: want a record that is an object, got {shown(record)}"
+        raise Malformed(message)
+    return {"record": record}
 
 
 def _milliseconds(at: object) -> int:

@@ -28,6 +28,8 @@ PLATFORM: Final = "onnx_onnxv1"
 
 _NON_FINITE: Final = {None: math.nan, "NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _DEPTH: Final = 32
+# No dimension has more values than a body has bytes.
+_LONGEST: Final = 2**31
 # What JSON values a datatype's elements may be.
 _ELEMENTS: Final = {"f": frozenset({int, float}), "i": frozenset({int}), "u": frozenset({int})}
 
@@ -136,8 +138,12 @@ def _decode_tensor(tensor: object) -> tuple[str, npt.NDArray[Any]]:
     if not isinstance(datatype, str) or datatype not in DTYPES:
         message = f"input '{name}': want a datatype out of {list(DTYPES)}, got {shown(datatype)}"
         raise Malformed(message)
-    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-        message = f"input '{name}': want a shape of whole numbers, got {shown(shape)}"
+    if (
+        not isinstance(shape, list)
+        or len(shape) > _DEPTH
+        or not all(type(size) is int and 0 <= size < _LONGEST for size in shape)
+    ):
+        message = f"input '{name}': want a shape of at most {_DEPTH} whole numbers, got {shown(shape)}"
         raise Malformed(message)
     if "data" not in tensor or not isinstance(tensor["data"], list):
         message = f"input '{name}': want its data as a list, got {shown(tensor.get('data'))}"
@@ -146,7 +152,12 @@ def _decode_tensor(tensor: object) -> tuple[str, npt.NDArray[Any]]:
     if len(flat) != math.prod(shape):
         message = f"input '{name}': want {math.prod(shape)} values for shape {shape}, got {len(flat)}"
         raise Malformed(message)
-    return name, _array(name, datatype, flat).reshape(shape)
+    try:
+        return name, _array(name, datatype, flat).reshape(shape)
+    except ValueError as error:
+        # Zeros beside large sizes: no values, and yet more than numpy counts.
+        message = f"input '{name}': want a shape that can be, got {shown(shape)}"
+        raise Malformed(message) from error
 
 
 def _flatten(data: list[Any], name: str) -> list[Any]:
@@ -185,7 +196,7 @@ def _array(name: str, datatype: str, flat: list[Any]) -> npt.NDArray[Any]:
     with np.errstate(over="ignore"):
         array = wide.astype(dtype)
     if (lost := np.isfinite(wide) & ~np.isfinite(array)).any():
-        raise _wrong(name, datatype, wide[lost][0])
+        raise _wrong(name, datatype, wide[lost][0].item())
     return array
 
 

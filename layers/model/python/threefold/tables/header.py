@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 # In the order in which they win, where several explain a header equally well.
 DELIMITERS: Final = ",;\t|"
 _BOM: Final = b"\xef\xbb\xbf"
-_OTHER_BOMS: Final = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x1f\x8b": "gzip within gzip", b"PK": "a zip file"}
+_OTHER_BOMS: Final = {
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+    b"\x1f\x8b": "gzip within gzip",
+    b"PK\x03\x04": "a zip file",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from botocore.exceptions import HTTPClientError, IncompleteReadError
 
+from threefold import strict_json
 from threefold.errors import StorageUnavailable
 
 if TYPE_CHECKING:
@@ -121,9 +123,7 @@ class ObjectWriter:
         if self._size:
             self._flush()
         parts: Any = [{"PartNumber": number, "ETag": self._parts[number]} for number in sorted(self._parts)]
-        self._client.complete_multipart_upload(
-            **self._address, UploadId=self._upload, MultipartUpload={"Parts": parts}
-        )
+        self._client.complete_multipart_upload(**self._address, UploadId=self._upload, MultipartUpload={"Parts": parts})
 
     def _open(self) -> str:
         if self._upload is None:
@@ -148,7 +148,34 @@ class ObjectWriter:
         self._parts[number] = copied["CopyPartResult"]["ETag"]
 
 
-def sizes(client: S3Client, bucket: str, prefix: str) -> dict[str, int]:
-    """The objects under a prefix, by key, in the keys' order."""
+def merge(client: S3Client, bucket: str, prefix: str, target: str, head: bytes) -> dict[str, int]:
+    """Put the objects under a prefix together, in the order of their keys.
+
+    Args:
+        client: an S3 client.
+        bucket: where all of them are.
+        prefix: what the keys begin with.
+        target: the key of the whole.
+        head: what the whole begins with; the first object may begin with it already.
+
+    Returns:
+        What was put together: sizes in bytes, by key.
+    """
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    return {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", [])}
+    found = {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", [])}
+    with ObjectWriter(client, bucket, target) as writer:
+        first = next(iter(found), None)
+        if first is None or not found[first] or next(read(client, bucket, first, end=len(head)), b"") != head:
+            writer.write(head)
+        writer.append(found.items())
+    return found
+
+
+def read_json(client: S3Client, bucket: str, key: str) -> Any:  # noqa: ANN401 - JSON
+    """A JSON document."""
+    return json.loads(b"".join(read(client, bucket, key)))
+
+
+def write_json(client: S3Client, bucket: str, key: str, document: object) -> None:
+    """Put a JSON document."""
+    client.put_object(Bucket=bucket, Key=key, Body=strict_json.dumps(document), ContentType="application/json")

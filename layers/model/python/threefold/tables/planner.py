@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from threefold.errors import InvalidTable
+from threefold.tables.header import Header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from threefold.package import Kind
     from threefold.tables.records import Block
 
+SCHEMA: Final = 1
 # Short rows make large results: 50,000 rows are some 12 MB of outcomes, and at a hundred writes a second they are
 # still done within the 15 minutes that Lambda gives (https://docs.aws.amazon.com/lambda/latest/dg/configuration-timeout.html).
 ROWS_PER_CHUNK: Final = 50_000
@@ -53,6 +56,37 @@ class Chunk:
     def from_json(cls, document: Mapping[str, Any]) -> Chunk:
         """Read what `to_json` wrote."""
         return cls(**document)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the worker of any chunk needs to know, fixed when the job begins.
+
+    Attributes:
+        release: the release document's object version that the job follows, whatever is promoted meanwhile.
+        digest: the champion that it names.
+        kind: what that answers.
+        at_ms: the time of all records, milliseconds since 1970.
+        header: the file's header row.
+    """
+
+    job: str
+    model: str
+    release: str
+    digest: str
+    kind: Kind
+    at_ms: int
+    header: Header
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as the results bucket keeps it."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Plan:
+        """Read what `to_json` wrote."""
+        fields = {name: value for name, value in document.items() if name != "schema"}
+        return cls(**{**fields, "header": Header(**fields["header"])})
 
 
 @dataclass(frozen=True, slots=True)

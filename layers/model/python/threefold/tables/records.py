@@ -23,7 +23,8 @@ MAXIMUM_RECORD_BYTES: Final = 1024**2
 MAXIMUM_UNCLOSED: Final = 100
 
 _QUOTE, _LF, _CR = b'"\n\r'
-_CLOSED_FIELD: Final = re.compile(rb'"[^"]*(?:""[^"]*)*"')
+# Possessive: a quote that was read as half of a doubled one does not become a closing one after all.
+_CLOSED_FIELD: Final = re.compile(rb'"[^"]*+(?:""[^"]*+)*+"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +94,13 @@ def read_blocks(
     """
     buffer, unclosed = b"", 0
     while True:
-        buffer, finished = _fill(buffer, stream)
+        buffer, finished = fill(buffer, stream)
         if not buffer:
             return
         ends, opens, closes = _scan(buffer, delimiter, last=finished)
         place = (offset, row, line)
         if len(ends):
-            block = _block(buffer, place, ends, opens, closes)
+            block = _block(buffer, place, ends, (opens, closes))
         else:
             unclosed += 1
             cut = buffer.find(b"\n", 0, MAXIMUM_RECORD_BYTES) + 1
@@ -110,7 +111,7 @@ def read_blocks(
                 message = f"line {line}: want quotes that are closed, got {unclosed} that are not"
                 raise InvalidTable(message)
             none = np.zeros(0, np.intp)
-            block = _block(buffer, place, np.array([cut or len(buffer)], np.intp), none, none, unclosed=True)
+            block = _block(buffer, place, np.array([cut or len(buffer)], np.intp), (none, none), unclosed=True)
         yield block
         buffer = buffer[len(block.data) :]
         offset += len(block.data)
@@ -118,8 +119,16 @@ def read_blocks(
         line += block.data.count(b"\n")
 
 
-def _fill(buffer: bytes, stream: Iterator[bytes]) -> tuple[bytes, bool]:
-    """Enough bytes to say of any record whether it ends in time, or all that are left."""
+def fill(buffer: bytes, stream: Iterator[bytes]) -> tuple[bytes, bool]:
+    """Enough bytes to say of the first record whether it ends in time, or all that are left.
+
+    Args:
+        buffer: what is at hand.
+        stream: what follows.
+
+    Returns:
+        The bytes, and whether the stream is at its end.
+    """
     pieces, size = [buffer], len(buffer)
     while size <= MAXIMUM_RECORD_BYTES:
         piece = next(stream, None)
@@ -161,7 +170,7 @@ def _quoted(buffer: bytes, array: npt.NDArray[np.uint8], delimiter: int) -> tupl
 
 def _walk(buffer: bytes, delimiter: bytes) -> tuple[Positions, Positions]:
     """The same, field by field, where some quotes are mere characters."""
-    field_start = re.compile(rb'(?:(?<=[\n' + re.escape(delimiter) + rb'])|\A)"')
+    field_start = re.compile(b'(?:(?<=[\n%s])|\\A)"' % re.escape(delimiter))
     opens, closes, position = [], [], 0
     while (found := field_start.search(buffer, position)) is not None:
         start = found.end() - 1
@@ -183,8 +192,7 @@ def _block(
     buffer: bytes,
     place: tuple[int, int, int],
     ends: Positions,
-    opens: Positions,
-    closes: Positions,
+    quoted: tuple[Positions, Positions],
     *,
     unclosed: bool = False,
 ) -> Block:
@@ -196,6 +204,6 @@ def _block(
         stops = stops - trailing
     if not (full := stops > starts).all():
         starts, stops, ends = starts[full], stops[full], ends[full]
+    opens, closes = quoted
     inside = int(np.searchsorted(opens, len(data)))
-    offset, row, line = place
-    return Block(data, offset, row, line, starts, stops, ends, opens[:inside], closes[:inside], unclosed)
+    return Block(data, *place, starts, stops, ends, opens[:inside], closes[:inside], unclosed)

@@ -101,9 +101,10 @@ class ResultRows:
         lines: list[str] = []
         # A writer calls `write` once a row, and wants nothing else of a file.
         file: Any = SimpleNamespace(write=lines.append)
-        writer = csv.writer(file, delimiter=self._header.delimiter, lineterminator=self._header.newline)
-        writer.writerows(rows)
-        return [line.encode() for line in lines]
+        # Python before 3.13 quotes only those line ends that are its own: with both, it quotes both.
+        csv.writer(file, delimiter=self._header.delimiter, lineterminator="\r\n").writerows(rows)
+        newline = self._header.newline
+        return [f"{line[:-2]}{newline}".encode() for line in lines]
 
     def _fit(self, text: bytes) -> bytes:
         """A record of another form in the header's form: cells left empty or left out, and everything quoted."""

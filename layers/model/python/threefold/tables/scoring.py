@@ -1,0 +1,138 @@
+"""Scores the records of a chunk by what its job is pinned to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from threefold.errors import InvalidTable, NotServable
+from threefold.prediction import Status
+from threefold.predictor import RUNTIME
+from threefold.release import Route
+from threefold.request import Request
+from threefold.tables.reader import RowReader
+from threefold.tables.records import read_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from threefold.model import Model
+    from threefold.prediction import Outcomes
+    from threefold.predictor import Predictor
+    from threefold.registry import Confirmed
+    from threefold.tables.planner import Chunk, Plan
+    from threefold.tables.reader import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A batch and what became of it.
+
+    Attributes:
+        batch: the records.
+        outcomes: of those that have the header's form; None if none has.
+        ids: the prediction ids of all of them: job and row, the same at every try.
+        rejection: what the rejections of the others have in common.
+    """
+
+    batch: Batch
+    outcomes: Outcomes | None
+    ids: list[str]
+    rejection: dict[str, Any]
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """One outcome for each record of the batch, in order."""
+        predictions = self.outcomes.predictions() if self.outcomes is not None else []
+        bad = self.batch.bad
+        if not bad:
+            return predictions
+        scored = iter(predictions)
+        return [
+            {"id": identity, **self.rejection, "message": f"record: {bad[i]}"} if i in bad else next(scored)
+            for i, identity in enumerate(self.ids)
+        ]
+
+
+class ChunkScorer:
+    """Scores chunks of one job, whatever is promoted meanwhile."""
+
+    def __init__(self, predictor: Predictor, plan: Plan, now: Callable[[], str]) -> None:
+        """Load what the job is pinned to.
+
+        Args:
+            predictor: the way to score.
+            plan: the job's.
+            now: the time of day, ISO 8601.
+
+        Raises:
+            NotServable: another package would answer in the place of one that the release names.
+        """
+        self._predictor = predictor
+        self._plan = plan
+        self._now = now
+        self._confirmed = predictor.registry.pinned(plan.model, plan.release)
+        champion, *others = _load(predictor, self._confirmed)
+        known = champion.manifest.signature.features
+        features = {feature.name: feature for feature in known}
+        for model in others:
+            for feature in model.manifest.signature.features:
+                features.setdefault(feature.name, feature)
+        assert champion.encoder is not None, "a model without features is refused when the job is planned"
+        # What a canary reads beside the champion's features need not be numbers.
+        numeric = champion.encoder.matrix_ready and len(features) == len(known)
+        self._reader = RowReader(plan.header, tuple(features.values()), key=champion.manifest.key, numeric=numeric)
+
+    def score(self, stream: Iterator[bytes], chunk: Chunk) -> Iterator[Scored]:
+        """Score the records of a chunk, a bounded number at a time.
+
+        Args:
+            stream: the chunk's bytes.
+            chunk: where they stand in the file.
+        """
+        delimiter = self._plan.header.delimiter
+        for block in read_blocks(stream, delimiter, offset=chunk.start, row=chunk.row, line=chunk.line):
+            for batch in self._reader.read(block):
+                yield self._score(batch)
+
+    def _score(self, batch: Batch) -> Scored:
+        plan, champion = self._plan, self._confirmed.release.champion
+        ids = [f"{plan.job}-{number}" for number in batch.numbers]
+        outcomes = None
+        if len(batch.rows):
+            request = Request(
+                model=plan.model,
+                rows=batch.rows,
+                release_id=plan.release,
+                ids=[ids[position] for position in batch.good] if batch.bad else ids,
+                keys=batch.keys,
+            )
+            outcomes = self._predictor.predict(request)
+        rejection = {
+            "model": plan.model,
+            "version": champion.version,
+            "digest": champion.digest,
+            "role": "champion",
+            "release": plan.release,
+            "runtime": RUNTIME,
+            "status": Status.REJECTED.value,
+            "code": InvalidTable.code,
+            "at": self._now(),
+        }
+        return Scored(batch, outcomes, ids, rejection)
+
+
+def _load(predictor: Predictor, confirmed: Confirmed) -> list[Model]:
+    """The packages that a release sends records to, the champion's first."""
+    release = confirmed.release
+    routes = [Route(release.champion.digest, release.champion.version, "champion")]
+    if (challenger := release.challenger) is not None and challenger.mode == "canary":
+        routes.append(Route(challenger.digest, challenger.version, "canary"))
+    models = []
+    for route in routes:
+        served, model = predictor.load(confirmed, route)
+        if served.digest != route.digest:
+            reason = predictor.refusals.get(release.model, "it is not loaded yet")
+            message = f"model '{release.model}': want {route.version}, which the job is pinned to, got none: {reason}"
+            raise NotServable(message)
+        models.append(model)
+    return models

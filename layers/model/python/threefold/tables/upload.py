@@ -1,0 +1,104 @@
+"""From an uploaded object to its header and its chunks."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from botocore.exceptions import ClientError
+
+from threefold.errors import InvalidTable
+from threefold.tables.compressed import MAGIC, gunzip
+from threefold.tables.header import read_header
+from threefold.tables.objects import ObjectWriter, read
+from threefold.tables.planner import Chunk, cut
+from threefold.tables.records import fill, read_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from mypy_boto3_s3 import S3Client
+
+    from threefold.signature import Feature
+    from threefold.tables.header import Header
+
+_GONE: Final = frozenset({"NoSuchKey", "NoSuchVersion", "MethodNotAllowed"})
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One version of an object."""
+
+    bucket: str
+    key: str
+    version: str
+
+
+def cut_upload(  # noqa: PLR0913 - what is read, and where what is written goes
+    client: S3Client,
+    source: Source,
+    features: Sequence[Feature],
+    *,
+    chunk_bytes: int,
+    bucket: str,
+    name: Callable[[int], str],
+) -> tuple[Header, list[Chunk]]:
+    """Read an upload once and say where its chunks are. A gzip file has no ranges: its chunks are written out plain.
+
+    Args:
+        client: an S3 client.
+        source: the upload.
+        features: what the model reads.
+        chunk_bytes: the size that a chunk aims at.
+        bucket: where the plain chunks of a gzip file go.
+        name: the key of one of them, by its number.
+
+    Raises:
+        InvalidTable: no job can be made of it, and why.
+    """
+    head, stream = _head(_open(client, source))
+    packed = head.startswith(MAGIC)
+    if packed:
+        head, stream = _head(gunzip(itertools.chain([head], stream)))
+    top = read_header(head, {feature.name for feature in features})
+    top.header.check(features)
+    rest = itertools.chain([head[top.size_bytes :]], stream)
+    blocks = read_blocks(rest, top.header.delimiter, offset=top.size_bytes, line=top.line)
+    chunks = []
+    for number, pieces in itertools.groupby(cut(blocks, chunk_bytes=chunk_bytes), lambda piece: piece.chunk):
+        first = next(pieces)
+        rows, size = first.rows, len(first.data)
+        if packed:
+            with ObjectWriter(client, bucket, name(number)) as writer:
+                writer.write(first.data)
+                for piece in pieces:
+                    writer.write(piece.data)
+                    rows, size = rows + piece.rows, size + len(piece.data)
+            chunk = Chunk(number, bucket, name(number), None, 0, size, first.row, first.line, rows)
+        else:
+            for piece in pieces:
+                rows, size = rows + piece.rows, size + len(piece.data)
+            start = first.offset
+            chunk = Chunk(
+                number, source.bucket, source.key, source.version, start, start + size, first.row, first.line, rows
+            )
+        # Only blank lines can be left after the last chunk.
+        if rows:
+            chunks.append(chunk)
+    return top.header, chunks
+
+
+def _head(stream: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    head, _ = fill(b"", stream)
+    return head, stream
+
+
+def _open(client: S3Client, source: Source) -> Iterator[bytes]:
+    try:
+        yield from read(client, source.bucket, source.key, version=source.version)
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in _GONE:
+            raise
+        message = f"file: want version {source.version} of {source.key}, got none: it was deleted"
+        raise InvalidTable(message) from error

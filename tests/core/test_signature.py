@@ -1,0 +1,140 @@
+"""Tensor specs and features: what fits together, and the way through the manifest."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from threefold.errors import InvalidManifest
+from threefold.signature import DTYPES, FEATURE_TYPES, Feature, Signature, TensorSpec
+
+NAMES = st.text(min_size=1, max_size=20)
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+SPECS = st.builds(
+    TensorSpec, NAMES, st.sampled_from(sorted(DTYPES)), st.lists(st.integers(-1, 2**40), max_size=4).map(tuple)
+)
+FEATURES = st.builds(
+    Feature,
+    name=NAMES,
+    type=st.sampled_from(sorted(FEATURE_TYPES)),
+    missing=st.none() | NUMBERS | st.integers() | st.booleans() | st.text(max_size=2),
+    min=st.none() | NUMBERS,
+    max=st.none() | NUMBERS,
+    outside=st.sampled_from(["error", "flag"]),
+    allowed=st.none() | st.lists(NUMBERS | st.text() | st.integers(), min_size=1).map(tuple),
+    unit=st.none() | st.text(),
+    description=st.none() | st.text(),
+)
+
+
+@given(
+    st.builds(
+        Signature,
+        st.lists(SPECS).map(tuple),
+        st.lists(SPECS).map(tuple),
+        st.lists(FEATURES).map(tuple),
+        st.sampled_from([None, "packed", "columns"]),
+    )
+)
+def test_a_signature_survives_the_manifest(signature: Signature) -> None:
+    read = Signature.from_json(json.loads(json.dumps(signature.to_json())))
+    assert read == signature
+
+
+def test_a_missing_value_of_nan_survives_the_manifest() -> None:
+    feature = Feature(name="a", type="float32", missing=float("nan"))
+    read = Feature.from_json(json.loads(json.dumps(feature.to_json(), allow_nan=False)))
+    assert read.missing != read.missing  # noqa: PLR0124 - only NaN differs from itself
+    text = Feature(name="a", type="string", missing="NaN")
+    assert Feature.from_json(text.to_json()) == text
+
+
+def features(*types: str) -> tuple[Feature, ...]:
+    return tuple(Feature(name=f"f{i}", type=kind) for i, kind in enumerate(types))
+
+
+def packed(datatype: str, shape: tuple[int, ...], *types: str) -> Signature:
+    return Signature((TensorSpec("x", datatype, shape),), (), features(*types), "packed")
+
+
+def column(datatype: str, shape: tuple[int, ...], kind: str) -> Signature:
+    return Signature((TensorSpec("f0", datatype, shape),), (), features(kind), "columns")
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        packed("FP32", (-1, 2), "float32", "int64"),
+        packed("FP64", (-1, -1), "float64", "bool"),
+        packed("INT64", (4, 1), "int32"),
+        packed("BOOL", (-1, 1), "bool"),
+        column("BYTES", (-1, 1), "string"),
+        column("INT64", (-1,), "int64"),
+        column("FP16", (-1, 1), "float32"),
+        Signature((TensorSpec("x", "BYTES", ()),), ()),
+    ],
+)
+def test_features_that_fit_their_inputs_pass(signature: Signature) -> None:
+    signature.check()
+
+
+@pytest.mark.parametrize(
+    ("signature", "word"),
+    [
+        (packed("FP32", (-1, 3), "float32", "float32"), "shape"),
+        (packed("FP32", (-1,), "float32"), "shape"),
+        (packed("FP32", (-1, 2, 2), "float32", "float32"), "shape"),
+        (packed("BYTES", (-1, 1), "string"), "numeric"),
+        (packed("FP32", (-1, 1), "string"), "strings need layout"),
+        (packed("INT64", (-1, 1), "float32"), "can hold"),
+        (packed("BOOL", (-1, 1), "int64"), "can hold"),
+        (column("INT64", (-1, 1), "float32"), "want an input"),
+        (column("BOOL", (-1, 1), "int64"), "want an input"),
+        (column("BYTES", (-1, 1), "float32"), "want an input"),
+        (column("FP32", (-1, 1), "string"), "want an input"),
+        (column("FP32", (-1, 2), "float32"), "want an input"),
+        (column("FP32", (), "float32"), "want an input"),
+        (
+            Signature((TensorSpec("a", "FP32", (-1, 1)), TensorSpec("b", "FP32", (-1, 1))), (), features("float32")),
+            "one numeric input",
+        ),
+        (Signature((TensorSpec("a", "FP32", (-1, 1)),), (), features("float32"), "columns"), "one input per feature"),
+        (
+            Signature((TensorSpec("x", "FP32", (-1, 2)),), (), features("float32")[:1] * 2, "packed"),
+            "more than once",
+        ),
+    ],
+)
+def test_features_that_do_not_fit_are_refused_and_named(signature: Signature, word: str) -> None:
+    with pytest.raises(InvalidManifest, match=word):
+        signature.check()
+
+
+def specs(*shapes: tuple[int, ...]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(f"t{i}", "FP32", shape) for i, shape in enumerate(shapes))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "batched", "fixed"),
+    [
+        (specs((-1, 2)), specs((-1,)), True, 0),
+        (specs((-1, 2), (-1,)), specs((-1,)), True, 0),
+        (specs((4, 2)), specs((4,)), False, 4),
+        (specs((4, 2)), specs((-1,)), False, 4),
+        (specs((4, 2), (4,)), specs((4,)), False, 4),
+        (specs((4, 2), (3,)), specs((4,)), False, 0),
+        (specs((4, 2)), specs((2, 2)), False, 0),
+        (specs((4, 2)), specs(()), False, 0),
+        (specs((-1, 2)), specs(()), False, 0),
+        (specs(()), specs(()), False, 0),
+        (specs((4, 2), ()), specs((4,)), False, 0),
+    ],
+)
+def test_rows_may_share_a_call_only_where_every_tensor_has_them(
+    inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], batched: bool, fixed: int
+) -> None:
+    signature = Signature(inputs, outputs)
+    assert (signature.batched, signature.fixed_batch) == (batched, fixed)
+    assert signature.stackable == (batched or fixed > 0)

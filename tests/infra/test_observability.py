@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from tests.infra.assembly import text
+from threefold.names import NAMESPACE, Metric
+
+if TYPE_CHECKING:
+    from tests.infra.assembly import Assembly
+
+DOORS = ("predict", "batch", "stream")
+
+
+def alarms(assembly: Assembly) -> dict[str, dict[str, Any]]:
+    found = assembly.resources("AWS::CloudWatch::Alarm", "observability").values()
+    return {each["Properties"]["AlarmName"].removeprefix("threefold-dev-"): each["Properties"] for each in found}
+
+
+def watched(alarm: dict[str, Any]) -> tuple[str, str, dict[str, str]]:
+    dimensions = {each["Name"]: text(each["Value"]) for each in alarm["Dimensions"]}
+    return alarm["Namespace"], alarm["MetricName"], dimensions
+
+
+def test_each_alarm_watches_what_it_says(iam: Assembly) -> None:
+    machine = "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:stateMachine:threefold-dev-batch"
+    (parameter,) = [name for name in iam.templates["observability"]["Parameters"] if "apiid" in name.lower()]
+    expected = {
+        **{f"{door}-errors": ("AWS/Lambda", "Errors", {"FunctionName": f"threefold-dev-{door}"}) for door in DOORS},
+        **{
+            f"{door}-throttles": ("AWS/Lambda", "Throttles", {"FunctionName": f"threefold-dev-{door}"})
+            for door in DOORS
+        },
+        "predict-5xx": ("AWS/ApiGateway", "5xx", {"ApiId": f"${{{parameter}}}"}),
+        "batch-failed": ("AWS/States", "ExecutionsFailed", {"StateMachineArn": machine}),
+        "dead-letters": ("AWS/SQS", "ApproximateNumberOfMessagesVisible", {"QueueName": "threefold-dev-dead-letters"}),
+        "requests-age": ("AWS/SQS", "ApproximateAgeOfOldestMessage", {"QueueName": "threefold-dev-requests"}),
+        "release-stale": (NAMESPACE, Metric.RELEASE_STALE, {"door": "predict"}),
+        "package-refused": (NAMESPACE, Metric.PACKAGE_REFUSED, {"door": "predict"}),
+    }
+    assert {name: watched(alarm) for name, alarm in alarms(iam).items()} == expected
+
+
+def test_no_alarm_is_more_than_one_metric(iam: Assembly) -> None:
+    assert alarms(iam)
+    assert not [name for name, alarm in alarms(iam).items() if "Metrics" in alarm]
+    assert not iam.resources("AWS::CloudWatch::CompositeAlarm")
+
+
+def test_one_is_enough_but_for_the_age(iam: Assembly) -> None:
+    found = alarms(iam)
+    assert {name: alarm["Threshold"] for name, alarm in found.items() if alarm["Threshold"] != 1} == {
+        "requests-age": 300
+    }
+    assert {alarm["ComparisonOperator"] for alarm in found.values()} == {"GreaterThanOrEqualToThreshold"}
+    assert {alarm["TreatMissingData"] for alarm in found.values()} == {"notBreaching"}
+
+
+def test_all_alarms_go_to_one_encrypted_topic_that_cloudwatch_may_use(iam: Assembly) -> None:
+    (topic,) = iam.resources("AWS::SNS::Topic")
+    logical = topic.partition("/")[2]
+    for alarm in alarms(iam).values():
+        assert alarm["AlarmActions"] == alarm["OKActions"] == [{"Ref": logical}]
+    (key,) = iam.resources("AWS::KMS::Key", "observability")
+    assert iam.only("AWS::SNS::Topic", "observability")["KmsMasterKeyId"] == {"Fn::GetAtt": [key, "Arn"]}
+    documents = [
+        iam.only("AWS::KMS::Key", "observability")["KeyPolicy"],
+        iam.only("AWS::SNS::TopicPolicy", "observability")["PolicyDocument"],
+    ]
+    for document, actions in zip(documents, ({"kms:Decrypt", "kms:GenerateDataKey*"}, {"sns:Publish"}), strict=True):
+        (statement,) = [
+            each for each in document["Statement"] if each["Principal"] == {"Service": "cloudwatch.amazonaws.com"}
+        ]
+        action = statement["Action"]
+        assert set(action if isinstance(action, list) else [action]) == actions
+        assert text(statement["Condition"]["StringEquals"]["aws:SourceAccount"]) == "${AWS::AccountId}"
+
+
+def test_the_operator_is_told_by_mail_if_there_is_an_address(iam: Assembly, prod: Assembly) -> None:
+    assert not iam.resources("AWS::SNS::Subscription")
+    subscription = prod.only("AWS::SNS::Subscription", "observability")
+    assert (subscription["Protocol"], subscription["Endpoint"]) == ("email", "operator@example.org")
+
+
+def test_the_api_s_id_comes_by_a_parameter_that_the_predict_stack_writes(iam: Assembly) -> None:
+    written = iam.only("AWS::SSM::Parameter", "predict")
+    (api,) = iam.resources("AWS::ApiGatewayV2::Api", "predict")
+    assert written["Value"] == {"Ref": api}
+    (read,) = [
+        each for name, each in iam.templates["observability"]["Parameters"].items() if name != "BootstrapVersion"
+    ]
+    assert (read["Type"], read["Default"]) == ("AWS::SSM::Parameter::Value<String>", written["Name"])
+
+
+def test_the_dashboard_has_a_row_for_each_door(iam: Assembly) -> None:
+    dashboard = iam.only("AWS::CloudWatch::Dashboard", "observability")
+    widgets = json.loads(text(dashboard["DashboardBody"]))["widgets"]
+    rows = {(widget["y"], widget["properties"]["title"].partition(":")[0]) for widget in widgets}
+    assert [door for _, door in sorted(rows)] == list(DOORS)
+    assert "expression" not in json.dumps(widgets)

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.infra.assembly import Assembly
+
+DOORS = ("predict", "batch", "stream")
+LAMBDA = "lambda.amazonaws.com"
+STATES = "states.amazonaws.com"
+BUCKET = "arn:${AWS::Partition}:s3:::threefold-dev-%s-${AWS::AccountId}-${AWS::Region}"
+TABLE = "arn:${AWS::Partition}:dynamodb:${AWS::Region}:${AWS::AccountId}:table/threefold-dev-%s"
+READS = ("Get", "List", "BatchGet", "Query", "Describe", "Receive")
+LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
+# https://docs.aws.amazon.com/step-functions/latest/dg/cw-logs.html: none of these takes a resource.
+LOG_DELIVERY = {
+    "logs:CreateLogDelivery",
+    "logs:GetLogDelivery",
+    "logs:UpdateLogDelivery",
+    "logs:DeleteLogDelivery",
+    "logs:ListLogDeliveries",
+    "logs:PutResourcePolicy",
+    "logs:DescribeResourcePolicies",
+    "logs:DescribeLogGroups",
+}
+
+
+@pytest.mark.parametrize(("stack", "service"), [*((door, LAMBDA) for door in DOORS), ("batch", STATES)])
+def test_no_role_holds_a_wildcard_action_or_every_resource(stack: str, service: str, each: Assembly) -> None:
+    found = list(each.statements(stack, service))
+    assert found
+    for actions, resources, statement in found:
+        assert statement["Effect"] == "Allow"
+        assert not [action for action in actions if "*" in action]
+        assert set(actions) <= LOG_DELIVERY or "*" not in resources
+
+
+def test_no_role_has_a_managed_policy(each: Assembly) -> None:
+    roles = each.resources("AWS::IAM::Role")
+    assert len(roles) == 4
+    assert not [name for name, role in roles.items() if "ManagedPolicyArns" in role["Properties"]]
+
+
+def writes(assembly: Assembly, door: str) -> set[tuple[str, str]]:
+    return {
+        (action, resource)
+        for action, resource in assembly.grants(door)
+        if not action.partition(":")[2].startswith(READS) and action not in LOGS
+    }
+
+
+def test_predict_reads_the_registry_and_writes_nothing(each: Assembly, iam: Assembly) -> None:
+    assert writes(each, "predict") == set()
+    models = BUCKET % "models"
+    assert {grant for grant in iam.grants("predict") if grant[0] not in LOGS} == {
+        ("s3:GetObject", f"{models}/packages/*"),
+        ("s3:GetObject", f"{models}/releases/*"),
+        ("s3:GetObjectVersion", f"{models}/packages/*"),
+        ("s3:GetObjectVersion", f"{models}/releases/*"),
+        ("s3:ListBucket", models),
+    }
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_missing_release_is_told_from_one_that_may_not_be_read(door: str, iam: Assembly) -> None:
+    listing = [
+        statement
+        for actions, resources, statement in iam.statements(door, LAMBDA)
+        if "s3:ListBucket" in actions and BUCKET % "models" in resources
+    ]
+    assert len(listing) == 1
+    # A condition on the prefix would hold for listing alone: GetObject's 404 needs the action without it.
+    assert "Condition" not in listing[0]
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_no_door_writes_the_registry(door: str, iam: Assembly) -> None:
+    assert not [grant for grant in writes(iam, door) if "threefold-dev-models" in grant[1]]
+
+
+def test_stream_writes_predictions_and_takes_requests(iam: Assembly) -> None:
+    table = TABLE % "predictions"
+    found = writes(iam, "stream")
+    assert {action for action, resource in found if resource == table} == {
+        "dynamodb:PutItem",
+        "dynamodb:BatchWriteItem",
+    }
+    queues = {
+        name: resource["Properties"]["QueueName"].removeprefix("threefold-dev-")
+        for name, resource in iam.resources("AWS::SQS::Queue", "stream").items()
+    }
+    others = {(action, queues[resource[2:].removesuffix(".Arn}")]) for action, resource in found if resource != table}
+    assert others == {
+        ("sqs:DeleteMessage", "requests"),
+        ("sqs:ChangeMessageVisibility", "requests"),
+        ("sqs:SendMessage", "predictions"),
+    }
+    assert ("dynamodb:BatchGetItem", table) in iam.grants("stream")
+
+
+def test_batch_writes_results_jobs_and_predictions_and_starts_its_own_state_machine(iam: Assembly) -> None:
+    found = writes(iam, "batch")
+    assert {resource for _, resource in found} == {
+        f"{BUCKET % 'results'}/*",
+        TABLE % "jobs",
+        TABLE % "predictions",
+        "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:stateMachine:threefold-dev-batch",
+    }
+    for part in ("jobs", "predictions"):
+        assert {action for action, resource in iam.grants("batch") if resource == TABLE % part} == {
+            *("dynamodb:PutItem", "dynamodb:BatchWriteItem", "dynamodb:UpdateItem"),
+            *("dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Query"),
+        }
+    inbox = {(action, resource) for action, resource in iam.grants("batch") if "inbox" in resource}
+    assert inbox == {
+        ("s3:GetObject", f"{BUCKET % 'inbox'}/*"),
+        ("s3:GetObjectVersion", f"{BUCKET % 'inbox'}/*"),
+        ("s3:ListBucket", BUCKET % "inbox"),
+    }
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_function_logs_to_its_own_group_alone(door: str, iam: Assembly) -> None:
+    function = iam.only("AWS::Lambda::Function", door)
+    group = function["LoggingConfig"]["LogGroup"]["Ref"]
+    assert {grant for grant in iam.grants(door) if grant[0].startswith("logs:")} == {
+        (action, f"${{{group}.Arn}}") for action in LOGS
+    }
+
+
+def test_the_state_machine_calls_the_batch_function_s_alias_alone(iam: Assembly) -> None:
+    (alias,) = iam.resources("AWS::Lambda::Alias", "batch")
+    calls = {grant for grant in iam.grants("batch", STATES) if grant[0].startswith("lambda:")}
+    assert calls == {("lambda:InvokeFunction", f"${{{alias}}}")}

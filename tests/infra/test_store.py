@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.infra.assembly import text
+from threefold.names import Output
+
+if TYPE_CHECKING:
+    from tests.infra.assembly import Assembly
+
+
+def test_the_registry_keeps_every_version(iam: Assembly) -> None:
+    bucket = iam.only("AWS::S3::Bucket", "store")
+    assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
+    for rule in bucket["LifecycleConfiguration"]["Rules"]:
+        assert set(rule) == {"AbortIncompleteMultipartUpload", "Status"}
+
+
+def test_a_package_cannot_be_overwritten(iam: Assembly) -> None:
+    bucket = text(iam.only("AWS::S3::Bucket", "store")["BucketName"])
+    document = iam.only("AWS::S3::BucketPolicy", "store")["PolicyDocument"]
+    (statement,) = [each for each in document["Statement"] if each.get("Sid") == "PackagesAreImmutable"]
+    assert statement["Effect"] == "Deny"
+    assert statement["Principal"] == {"AWS": "*"}
+    assert statement["Action"] == "s3:PutObject"
+    assert text(statement["Resource"]) == f"arn:${{AWS::Partition}}:s3:::{bucket}/packages/*"
+    assert statement["Condition"] == {"Null": {"s3:if-none-match": "true"}}
+
+
+def test_every_bucket_is_closed_encrypted_and_over_tls(iam: Assembly) -> None:
+    buckets, policies = iam.resources("AWS::S3::Bucket"), iam.resources("AWS::S3::BucketPolicy")
+    assert len(buckets) == len(policies) == 3
+    for bucket in buckets.values():
+        assert set(bucket["Properties"]["PublicAccessBlockConfiguration"].values()) == {True}
+        assert "BucketEncryption" in bucket["Properties"]
+    for policy in policies.values():
+        (first, *_) = policy["Properties"]["PolicyDocument"]["Statement"]
+        assert (first["Effect"], first["Action"]) == ("Deny", "s3:*")
+        assert first["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+def test_both_tables_are_keyed_on_demand_recoverable_and_forgetful(iam: Assembly) -> None:
+    for part in ("predictions", "jobs"):
+        table = iam.only("AWS::DynamoDB::Table", "store", TableName=f"threefold-dev-{part}")
+        assert table["KeySchema"] == [
+            {"AttributeName": "pk", "KeyType": "HASH"},
+            {"AttributeName": "sk", "KeyType": "RANGE"},
+        ]
+        assert {each["AttributeType"] for each in table["AttributeDefinitions"]} == {"S"}
+        assert table["BillingMode"] == "PAY_PER_REQUEST"
+        assert table["TimeToLiveSpecification"] == {"AttributeName": "expires", "Enabled": True}
+        assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+        assert table["SSESpecification"] == {"SSEEnabled": True}
+
+
+def test_every_address_is_an_output_of_its_stack(iam: Assembly) -> None:
+    found = {name: set(template["Outputs"]) for name, template in iam.templates.items()}
+    assert found == {
+        "store": {Output.MODEL_BUCKET, Output.PREDICTIONS_TABLE, Output.JOBS_TABLE},
+        "predict": {Output.API_URL},
+        "batch": {Output.INBOX_BUCKET, Output.RESULTS_BUCKET, Output.STATE_MACHINE_ARN},
+        "stream": {Output.REQUESTS_QUEUE_URL, Output.PREDICTIONS_QUEUE_URL, Output.DEAD_LETTER_QUEUE_URL},
+        "observability": {Output.ALARM_TOPIC_ARN},
+    }
+    assert {value for name, value in vars(Output).items() if name.isupper()} == set().union(*found.values())
