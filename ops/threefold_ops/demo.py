@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from threefold.outcomes import from_attribute
+from threefold.tables.results import PREFIX
 from threefold_ops.doors import Https, Inbox, Queues
 from threefold_ops.errors import OperatorError
 
@@ -173,9 +174,9 @@ def _through_csv(
         say(f"       {text.splitlines()[1][-160:]}")
         say(f"       {_short(items[0])}")
         for i, (row, item) in enumerate(zip(rows, items, strict=True)):
-            written = row.get("label") or row.get("value") or ""
+            written = row.get(f"{PREFIX}label") or row.get(f"{PREFIX}value") or ""
             said = item.get("label", item.get("value", ""))
-            if row["status"] != item["status"] or written != str(said):
+            if row[f"{PREFIX}status"] != item["status"] or written != str(said):
                 message = f"{sample.model}, row {i + 1}: want the file and the table to agree, got {row} and {item}"
                 raise OperatorError(message)
 

@@ -55,8 +55,9 @@ class Https:
     def __init__(self, system: System, target: Target) -> None:
         """Make a client of a system's API."""
         self._url = system.api_url
+        options: Any = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
         # Headers and body leave as two packets: without this each call waits 40 ms for an acknowledgement.
-        self._session = URLLib3Session(timeout=60, socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)])
+        self._session = URLLib3Session(timeout=60, socket_options=options)
         credentials = None if target.emulated else target.session.get_credentials()
         self._auth = SigV4Auth(credentials, "execute-api", system.region) if credentials else None
 

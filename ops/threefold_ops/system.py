@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from threefold_ops.target import Target
 
 Progress = "Callable[[str], None]"
+_STOP_SECONDS: Final = 10
 DOORS: Final = ("predict", "batch", "stream", "observability")
 
 
@@ -142,14 +143,15 @@ def open_registry(target: Target, bucket: str, cache: Path) -> Registry:
         message = "AWS: want credentials, got none: configure a profile or set AWS_ACCESS_KEY_ID"
         raise OperatorError(message)
     frozen = credentials.get_frozen_credentials()
-    optional = {"endpoint": target.endpoint_url, "session_token": frozen.token}
+    optional: Any = {"endpoint": target.endpoint_url, "session_token": frozen.token}
+    optional = {name: value for name, value in optional.items() if value is not None}
     store = S3Store(
         bucket,
         region=target.region,
         access_key_id=frozen.access_key,
         secret_access_key=frozen.secret_key,
         client_options={"allow_http": target.emulated, "timeout": timedelta(seconds=60)},
-        **{name: value for name, value in optional.items() if value is not None},
+        **optional,
     )
     return Registry(store, cache=cache, baked=cache / "none", refresh_seconds=0)
 
@@ -186,6 +188,9 @@ class Synthesizer:
         environment |= {"JSII_SILENCE_WARNING_DEPRECATED_NODE_VERSION": "1"}
         environment |= {"JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION": "1", "PYTHONPATH": str(ROOT)}
         environment.pop("CDK_CONTEXT_JSON", None)
+        # The CDK unpacks itself into the temporary folder.
+        self._folder = tempfile.TemporaryDirectory(prefix="threefold-synthesis-", ignore_cleanup_errors=True)
+        environment["TMPDIR"] = self._folder.name
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             [sys.executable, "-m", "infra.app", "--serve"],
@@ -203,11 +208,18 @@ class Synthesizer:
 
     def __exit__(self, *_: object) -> None:
         """End the process."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
-            if stream is not None:
-                stream.close()
+        # The end of its input ends it, and it takes the CDK's own process along; only then can the folder go.
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._errors.close()
+        self._folder.cleanup()
 
     def synthesize(self, context: Mapping[str, str], folder: Path) -> Path:
         """Write the assembly of a context into a folder.

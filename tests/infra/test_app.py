@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from infra.app import serve
 from tests.infra.assembly import Assembly, text
 from threefold.names import STACKS, stack_name
 from threefold.settings import Settings
@@ -44,6 +46,21 @@ def test_a_wrong_context_ends_in_one_line_and_no_assembly(tmp_path: Path) -> Non
     assert templates == set()
     assert "context 'auth': want one of iam, jwt, none, got 'open'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_deploy_has_the_store_then_all_from_one_process(
+    tmp_path: Path, runtime_layer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layers = {"modelLayerKey": "k.zip", "modelLayerVersion": "v", "runtimeLayer": str(runtime_layer)}
+    requests = [
+        {"context": {"auth": "none"}, "outdir": str(tmp_path / "store")},
+        {"context": {"auth": "none", **layers}, "outdir": str(tmp_path / "all")},
+    ]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(json.dumps(request) + "\n" for request in requests)))
+    serve()
+    assert capsys.readouterr().out == "done\ndone\n"
+    assert len(list((tmp_path / "store").glob("*.template.json"))) == 1
+    assert len(list((tmp_path / "all").glob("*.template.json"))) == 5
 
 
 def test_the_stacks_stand_in_deploy_order(iam: Assembly) -> None:

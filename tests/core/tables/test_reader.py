@@ -82,7 +82,23 @@ PLAIN = st.one_of(
 ODD = st.one_of(
     st.text(alphabet='0123456789.eE+-_ xn\t"', max_size=6),
     st.sampled_from(
-        ["nan", "NaN", "inf", "-Infinity", "null", "true", "false", "[1]", "{}", " 5 ", "+3", ".5", "5.", "007", "1_000"]
+        [
+            "nan",
+            "NaN",
+            "inf",
+            "-Infinity",
+            "null",
+            "true",
+            "false",
+            "[1]",
+            "{}",
+            " 5 ",
+            "+3",
+            ".5",
+            "5.",
+            "007",
+            "1_000",
+        ]
         + ["0x10", "\u0664", "- 1", "1 2", "-0 ", '"7"', "1,5", "1\x00", "\xa05", "1e5", "1E+5", "-", "--1", "1\r"]
     ),
 )
@@ -104,23 +120,17 @@ def tables(draw: st.DrawFn, cells: st.SearchStrategy[str], delimiter: str = ",")
 
 @given(tables(PLAIN), st.sampled_from(["FP32", "FP64", "INT64"]))
 def test_the_block_reader_and_the_careful_reader_agree_on_numbers(text: str, datatype: str) -> None:
-    assert outcome(batches(text, datatype), datatype) == outcome(
-        batches(text, datatype, numeric=False), datatype
-    )
+    assert outcome(batches(text, datatype), datatype) == outcome(batches(text, datatype, numeric=False), datatype)
 
 
 @given(tables(st.one_of(PLAIN, ODD)), st.sampled_from(["FP32", "FP64"]))
 def test_the_block_reader_and_the_careful_reader_agree_on_anything(text: str, datatype: str) -> None:
-    assert outcome(batches(text, datatype), datatype) == outcome(
-        batches(text, datatype, numeric=False), datatype
-    )
+    assert outcome(batches(text, datatype), datatype) == outcome(batches(text, datatype, numeric=False), datatype)
 
 
 @given(tables(st.one_of(PLAIN, ODD), ";"))
 def test_they_agree_with_another_delimiter(text: str) -> None:
-    assert outcome(batches(text, delimiter=";"), "FP64") == outcome(
-        batches(text, numeric=False, delimiter=";"), "FP64"
-    )
+    assert outcome(batches(text, delimiter=";"), "FP64") == outcome(batches(text, numeric=False, delimiter=";"), "FP64")
 
 
 @given(tables(PLAIN))

@@ -1,0 +1,647 @@
+"""The batch door from an upload to its results, against S3, DynamoDB and Step Functions as moto serves them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote_plus
+from urllib.request import Request, urlopen
+
+import boto3
+import pytest
+from functions import batch
+from moto.server import ThreadedMotoServer
+from threefold_ops.publish import publish
+
+from threefold.errors import Malformed, NotServable, StorageUnavailable
+from threefold.jobs import JobState
+from threefold.outcomes import OutcomeTable, from_attribute
+from threefold.package import Output
+from threefold.registry import Registry, open_store
+from threefold.release import Challenger, Release, Version
+from threefold.settings import Settings
+from threefold.signature import Feature
+from threefold.tables import objects
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from threefold.package import Package
+
+SETTINGS: Final = Settings(
+    door="batch",
+    model_bucket="models",
+    inbox_bucket="inbox",
+    results_bucket="results",
+    predictions_table="predictions",
+    jobs_table="jobs",
+    state_machine_arn="arn:aws:states:us-east-1:123456789012:stateMachine:batch",
+    refresh_seconds=0.0,
+)
+FEATURES: Final = (
+    Feature(name="a", type="float32", max=1000),
+    Feature(name="b", type="float32", missing=0.5),
+)
+CONTEXT: Final = SimpleNamespace(get_remaining_time_in_millis=lambda: 600_000)
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@dataclass
+class World:
+    """The account, and what Step Functions would do in it."""
+
+    registry: Registry
+    s3: Any
+    dynamodb: Any
+    steps: Any
+
+    def upload(self, body: bytes | str, key: str = "small/rows.csv", **changes: Any) -> dict[str, Any]:
+        """Put an object and return the event that S3 sends of it."""
+        content = body.encode() if isinstance(body, str) else body
+        version = self.s3.put_object(Bucket="inbox", Key=key, Body=content)["VersionId"]
+        entry = {"key": quote_plus(key, safe="/"), "size": len(content), "versionId": version, "sequencer": "0055"}
+        record = {
+            "eventSource": "aws:s3",
+            "eventName": "ObjectCreated:Put",
+            "eventTime": "2026-01-02T03:04:05.678Z",
+            "s3": {"bucket": {"name": "inbox"}, "object": {**entry, **changes}},
+        }
+        return {"Records": [record]}
+
+    def plan(self, body: bytes | str, key: str = "small/rows.csv") -> str:
+        event = self.upload(body, key)
+        assert self.send(event) == {}
+        return batch.Upload.from_event(event["Records"][0]).job
+
+    def send(self, event: dict[str, Any]) -> Any:
+        return batch.handler(event, CONTEXT)
+
+    def start(self, job: str) -> dict[str, Any]:
+        """The input of the job's execution."""
+        arn = SETTINGS.state_machine_arn.replace("stateMachine", "execution") + f":{job}"
+        return json.loads(self.steps.describe_execution(executionArn=arn)["input"])
+
+    def chunk_events(self, job: str) -> list[dict[str, Any]]:
+        start = self.start(job)
+        manifest = self.s3.get_object(Bucket=start["manifest_bucket"], Key=start["manifest_key"])
+        common = {"action": "chunk", "job": start["job"], "model": start["model"]}
+        return [{**common, "chunk": chunk} for chunk in json.loads(manifest["Body"].read())]
+
+    def run(self, job: str) -> dict[str, Any]:
+        """What the state machine does; returns the job's item."""
+        for event in self.chunk_events(job):
+            assert self.send(event) == {}
+        assert self.send({"action": "finish", "job": job, "model": self.start(job)["model"]}) == {}
+        return self.job(job)
+
+    def score(self, body: bytes | str, key: str = "small/rows.csv") -> dict[str, Any]:
+        return self.run(self.plan(body, key))
+
+    def job(self, job: str) -> dict[str, Any]:
+        key = {"pk": {"S": f"job#{job}"}, "sk": {"S": "job"}}
+        item = self.dynamodb.get_item(TableName="jobs", Key=key)["Item"]
+        return {name: from_attribute(value) for name, value in item.items()}
+
+    def text(self, item: dict[str, Any], which: str = "predictions") -> bytes:
+        return bytes(self.s3.get_object(Bucket="results", Key=item[f"{which}_key"])["Body"].read())
+
+    def rows(self, item: dict[str, Any], which: str = "predictions", delimiter: str = ",") -> list[dict[str, str]]:
+        text = self.text(item, which).decode()
+        return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+
+    def items(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """The predictions table."""
+        found = self.dynamodb.get_paginator("scan").paginate(TableName="predictions")
+        items = [{k: from_attribute(v) for k, v in item.items()} for page in found for item in page["Items"]]
+        return {(item["pk"], item["sk"]): item for item in items}
+
+    def release(self, package: Package, **changes: Any) -> str:
+        self.registry.publish(package)
+        name = package.manifest.name
+        current = self.registry.current(name)
+        release = Release(model=name, champion=Version(package.digest, package.manifest.version), **changes)
+        self.registry.write_release(release, replaces=current and current[1])
+        return self.registry.release(name).id
+
+
+@pytest.fixture
+def world(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Package) -> Iterator[World]:
+    environment = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        **SETTINGS.to_env(),
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for cached in (batch._settings, batch._telemetry, batch._predictor, batch._s3, batch._steps, batch._tables):
+        cached.cache_clear()
+    s3, dynamodb, steps = (boto3.client(name) for name in ("s3", "dynamodb", "stepfunctions"))
+    for bucket in ("models", "inbox", "results"):
+        s3.create_bucket(Bucket=bucket)
+    for bucket in ("models", "inbox"):
+        s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    for table in ("predictions", "jobs"):
+        dynamodb.create_table(
+            TableName=table,
+            BillingMode="PAY_PER_REQUEST",
+            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+            AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
+        )
+    definition = json.dumps({"StartAt": "Done", "States": {"Done": {"Type": "Succeed"}}})
+    role = "arn:aws:iam::123456789012:role/states"
+    steps.create_state_machine(name="batch", definition=definition, roleArn=role)
+    registry = Registry(open_store("models", Settings.from_env()), cache=tmp_path / "packages", refresh_seconds=0.0)
+    world = World(registry, s3, dynamodb, steps)
+    world.release(small)
+    yield world
+    for client in (s3, dynamodb, steps):
+        client.close()
+    with urlopen(Request(f"{endpoint}/moto-api/reset", method="POST")):
+        pass
+
+
+@pytest.fixture(scope="session")
+def small(make_package: Any, graphs: Any) -> Package:
+    """value = a + 10 b."""
+    return make_package(
+        graphs.linear([1.0, 10.0]),
+        features=FEATURES,
+        output=Output(kind="regression", value="value"),
+        key="id",
+    )
+
+
+def chunks_of(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setenv("THREEFOLD_CHUNK_BYTES", str(size))
+    batch._settings.cache_clear()
+
+
+TEN = "id,note,a,b\n" + "".join(f'k{i},"note, {i}",{i},1\n' for i in range(10))
+
+
+def test_a_job_from_upload_to_results(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks_of(monkeypatch, 60)
+    job = world.plan(TEN, "small/in march/rows + more.csv")
+    planned = world.job(job)
+    assert (planned["state"], planned["rows"], planned["chunks"]) == ("running", 10, 3)
+    assert planned["key"] == "small/in march/rows + more.csv"
+    item = world.run(job)
+    assert item["state"] == "complete"
+    assert [item[name] for name in ("rows", "predicted", "abstained", "rejected")] == [10, 10, 0, 0]
+    assert item["rows_per_second"] > 0
+    assert item["planned_at"] <= item["started_at"] <= item["finished_at"]
+    rows = world.rows(item)
+    assert [row["id"] for row in rows] == [f"k{i}" for i in range(10)]
+    assert [row["note"] for row in rows] == [f"note, {i}" for i in range(10)]
+    assert [row["threefold_value"] for row in rows] == [f"{i + 10.0}" for i in range(10)]
+    assert [row["threefold_prediction_id"] for row in rows] == [f"{job}-{i + 1}" for i in range(10)]
+    assert {row["threefold_digest"] for row in rows} == {planned["digest"]}
+    assert world.rows(item, "rejects") == []
+    at_ms = 1767323045678
+    assert set(world.items()) == {(f"small#k{i}", f"{at_ms:014d}#{job}#{i + 1:010d}") for i in range(10)}
+    stored = world.items()[f"small#k{3}", f"{at_ms:014d}#{job}#{4:010d}"]
+    assert (stored["id"], stored["value"], stored["status"]) == (f"{job}-4", 13, "predicted")
+
+
+def test_rows_without_a_key_stand_under_their_prediction_id(world: World) -> None:
+    item = world.score("a,b\n1,1\n2,1\n")
+    assert {pk for pk, _ in world.items()} == {f"small#{item['job']}-1", f"small#{item['job']}-2"}
+
+
+def test_a_bad_row_is_rejected_alone(world: World) -> None:
+    body = 'id,a,b\r\nk1,1,1\r\nk2,=x,1\r\nk3,3\r\n"two\r\nlines",4,\r\n,2000,1\r\nk6,6,"1\r\nk7,7,1'
+    item = world.score(body)
+    assert item["state"] == "complete"
+    assert [item[name] for name in ("rows", "predicted", "abstained", "rejected")] == [7, 3, 0, 4]
+    rows = world.rows(item)
+    assert [row["threefold_status"] for row in rows] == [
+        *("predicted", "rejected", "rejected", "predicted", "rejected", "rejected", "predicted"),
+    ]
+    assert rows[3]["id"] == "two\r\nlines"
+    assert json.loads(rows[3]["threefold_reasons"]) == ["input 'b': missing, 0.5 stands in"]
+    assert rows[6]["threefold_value"] == "17.0"
+    rejects = world.rows(item, "rejects")
+    assert [(row["row"], row["line"], row["column"], row["text"]) for row in rejects] == [
+        ("2", "3", "a", "k2,=x,1"),
+        ("3", "4", "", "k3,3"),
+        ("5", "7", "a", ",2000,1"),
+        ("6", "8", "", 'k6,6,"1'),
+    ]
+    assert rejects[0]["reason"] == "input 'a': want FP32 in [-inf, 1000], got '=x'"
+    assert rejects[1]["reason"] == "record: want 3 cells, got 2"
+    stored = {item["id"]: item for item in world.items().values()}
+    assert len(stored) == 7
+    rejected = stored[f"{item['job']}-3"]
+    assert (rejected["status"], rejected["code"]) == ("rejected", "invalid_table")
+    assert stored[f"{item['job']}-2"]["code"] == "outside_signature"
+    assert rejected["digest"] == stored[f"{item['job']}-1"]["digest"]
+
+
+def test_rejected_text_cannot_be_run_by_a_spreadsheet(world: World) -> None:
+    item = world.score("a,b\n=1+1,1\n")
+    (reject,) = world.rows(item, "rejects")
+    assert reject["text"] == "'=1+1,1"
+
+
+def test_a_record_the_model_is_unsure_of_is_abstained_from(world: World, make_package: Any, graphs: Any) -> None:
+    package = make_package(
+        graphs.scorer(["red", "blue"]),
+        name="colors",
+        features=(Feature(name="r", type="float32"), Feature(name="g", type="float32")),
+        output=Output(kind="classification", label="label", scores="scores", classes=("red", "blue")),
+    )
+    world.release(package, serving={"abstain_below": 0.6, "options": 2})
+    item = world.score("r,g\n0.9,0.1\n0.5,0.4\n", "colors/a.csv")
+    assert [item[name] for name in ("rows", "predicted", "abstained", "rejected")] == [2, 1, 1, 0]
+    first, second = world.rows(item)
+    assert (first["threefold_label"], first["threefold_score"]) == ("red", "0.9")
+    assert (second["threefold_status"], second["threefold_label"]) == ("abstained", "")
+    assert json.loads(second["threefold_options"]) == [{"label": "red", "score": 0.5}, {"label": "blue", "score": 0.4}]
+
+
+@pytest.mark.parametrize(
+    ("body", "key", "code", "reason"),
+    [
+        (b"", "small/a.csv", "invalid_table", "want a header row, got nothing"),
+        (b"b,c\n1,2\n", "small/a.csv", "invalid_table", "want columns ['a']"),
+        (b"a,b,a\n1,2,3\n", "small/a.csv", "invalid_table", "got ['a'] more than once"),
+        (b"a,b\n1,2\n\xff,1\n", "small/a.csv", "invalid_table", "line 3: want UTF-8"),
+        (gzip.compress(b"a,b\n1,2\n" * 99)[:-9], "small/a.csv.gz", "invalid_table", "ends too early"),
+        (b"a,b\n1,2\n", "nobody/a.csv", "unknown_model", "got 'nobody'"),
+        (b"a,b\n1,2\n", "No Such Model/a.csv", "unknown_model", "got 'No Such Model'"),
+        (b"a,b\n1,2\n", "rows.csv", "unknown_model", "got 'rows.csv'"),
+        (b"a,b\n1,2\n", "sums/a.csv", "invalid_table", "got a model of tensors only"),
+    ],
+)
+def test_an_upload_that_is_no_job_fails_with_the_reason(  # noqa: PLR0917
+    world: World, make_package: Any, graphs: Any, body: bytes, key: str, code: str, reason: str
+) -> None:
+    world.release(make_package(graphs.addition(), name="sums"))
+    item = world.job(world.plan(body, key))
+    assert (item["state"], item["code"]) == ("failed", code)
+    assert reason in item["reason"]
+    assert world.s3.get_object(Bucket="inbox", Key=key)["Body"].read() == body
+    assert world.steps.list_executions(stateMachineArn=SETTINGS.state_machine_arn)["executions"] == []
+
+
+def test_an_inbox_without_versions_is_refused(world: World) -> None:
+    event = world.upload("a,b\n1,2\n")
+    del event["Records"][0]["s3"]["object"]["versionId"]
+    world.send(event)
+    item = world.job(batch.Upload.from_event(event["Records"][0]).job)
+    assert (item["state"], item["reason"]) == (
+        "failed",
+        "bucket inbox: want one that keeps versions, got an upload without one",
+    )
+
+
+def test_an_upload_deleted_meanwhile_fails(world: World) -> None:
+    event = world.upload("a,b\n1,2\n")
+    upload = batch.Upload.from_event(event["Records"][0])
+    world.s3.delete_object(Bucket="inbox", Key=upload.key, VersionId=upload.version)
+    world.send(event)
+    assert "it was deleted" in world.job(upload.job)["reason"]
+
+
+@pytest.mark.parametrize("body", ["id,a,b", "\ufeffid,a,b\r\n", "id,a,b\n\n\n"])
+def test_a_header_alone_is_a_complete_job_of_no_rows(world: World, body: str) -> None:
+    item = world.job(world.plan(body))
+    assert item["state"] == "complete"
+    assert [item[name] for name in ("rows", "predicted", "abstained", "rejected")] == [0, 0, 0, 0]
+    header = body.strip("\ufeff\r\n").encode()
+    assert world.text(item).startswith(header + b",threefold_prediction_id,")
+    assert world.text(item).count(b"\n") == world.text(item, "rejects").count(b"\n") == 1
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_delimiter_and_byte_order_mark_are_understood(world: World, delimiter: str, mark: str) -> None:
+    body = mark + delimiter.join(["b", "a"]) + "\n" + delimiter.join(["1", "2"]) + "\n"
+    (row,) = world.rows(world.score(body), delimiter=delimiter)
+    assert (row["a"], row["b"], row["threefold_value"]) == ("2", "1", "12.0")
+
+
+def test_gzip_is_recut_into_plain_chunks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks_of(monkeypatch, 60)
+    plain = world.score(TEN, "small/plain.csv")
+    packed = world.score(gzip.compress(TEN[:50].encode()) + gzip.compress(TEN[50:].encode()), "small/packed.csv.gz")
+    assert (packed["state"], packed["rows"], packed["chunks"]) == ("complete", 10, 3)
+    text = world.text(packed).replace(packed["job"].encode(), plain["job"].encode())
+    assert text == world.text(plain)
+    first = f"small/{packed['job']}/chunks/00000.csv"
+    assert TEN.encode().find(world.s3.get_object(Bucket="results", Key=first)["Body"].read()) == len("id,note,a,b\n")
+
+
+def test_a_duplicate_event_is_the_same_job(world: World) -> None:
+    event = world.upload(TEN)
+    world.send(event)
+    job = batch.Upload.from_event(event["Records"][0]).job
+    running = world.job(job)
+    world.send(event)
+    assert world.job(job) == running
+    complete = world.run(job)
+    world.send(event)
+    assert world.job(job) == complete
+    assert len(world.steps.list_executions(stateMachineArn=SETTINGS.state_machine_arn)["executions"]) == 1
+
+
+def test_a_plan_that_was_cut_short_is_made_again_the_same(
+    world: World, small: Package, monkeypatch: pytest.MonkeyPatch, make_package: Any, graphs: Any
+) -> None:
+    event = world.upload(TEN)
+    chunks_of(monkeypatch, 60)
+    with monkeypatch.context() as broken:
+        broken.setattr(batch, "_steps", lambda: (_ for _ in ()).throw(NotServable("Step Functions is away")))
+        with pytest.raises(NotServable):
+            world.send(event)
+    # What was promoted and configured meanwhile is for later uploads.
+    chunks_of(monkeypatch, 1000)
+    world.release(
+        make_package(graphs.linear([5.0, 5.0]), features=FEATURES, output=Output(kind="regression", value="value"))
+    )
+    world.send(event)
+    item = world.run(batch.Upload.from_event(event["Records"][0]).job)
+    assert (item["state"], item["chunks"], item["digest"]) == ("complete", 3, small.digest)
+    assert {row["threefold_digest"] for row in world.rows(item)} == {small.digest}
+
+
+def test_a_second_version_of_a_file_is_a_job_of_its_own_and_each_reads_its_own_version(world: World) -> None:
+    first, second = world.upload("a,b\n1,1\n"), world.upload("a,b\n2,1\n3,1\n")
+    world.send(second)
+    world.send(first)
+    jobs = [batch.Upload.from_event(event["Records"][0]).job for event in (first, second)]
+    values = [[row["threefold_value"] for row in world.rows(world.run(job))] for job in jobs]
+    assert values == [["11.0"], ["12.0", "13.0"]]
+
+
+def test_a_promotion_in_the_middle_of_a_job_changes_nothing(
+    world: World, small: Package, monkeypatch: pytest.MonkeyPatch, make_package: Any, graphs: Any
+) -> None:
+    chunks_of(monkeypatch, 60)
+    job = world.plan(TEN)
+    first, *others = world.chunk_events(job)
+    world.send(first)
+    promoted = make_package(
+        graphs.linear([5.0, 5.0]),
+        version="2.0.0",
+        features=FEATURES,
+        output=Output(kind="regression", value="value"),
+        key="id",
+    )
+    world.release(promoted, previous=(Version(small.digest, "1.0.0"),))
+    # Another job is scored by the new champion in the same process, which then has it as its last good one.
+    assert {row["threefold_digest"] for row in world.rows(world.score("a,b\n1,1\n", "small/b.csv"))} == {
+        promoted.digest
+    }
+    for event in others:
+        world.send(event)
+    world.send({"action": "finish", "job": job, "model": "small"})
+    assert {row["threefold_digest"] for row in world.rows(world.job(job))} == {small.digest}
+
+
+def test_a_canary_answers_its_share_of_a_job_by_key(
+    world: World, small: Package, make_package: Any, graphs: Any
+) -> None:
+    features = (FEATURES[1], Feature(name="c", type="float32"))
+    canary = make_package(
+        graphs.linear([0.0, 100.0]), version="2.0.0", features=features, output=Output(kind="regression", value="value")
+    )
+    world.registry.publish(canary)
+    world.release(small, challenger=Challenger(canary.digest, "2.0.0", "canary", 50.0, "salt"))
+    rows = world.rows(world.score("id,a,b,c\n" + "".join(f"k{i},1,1,7\n" for i in range(40))))
+    by_role = {
+        role: {row["threefold_value"] for row in rows if row["threefold_role"] == role}
+        for role in ("champion", "canary")
+    }
+    assert by_role == {"champion": {"11.0"}, "canary": {"700.0"}}
+
+
+def test_a_job_never_takes_another_package_for_the_one_it_is_pinned_to(
+    world: World, make_package: Any, graphs: Any, tmp_path: Path
+) -> None:
+    world.score("a,b\n1,1\n")
+    wrong = {"record": {"a": 1, "b": 1}, "expect": {"value": 99}}
+    broken = make_package(
+        graphs.linear([5.0, 5.0]),
+        version="2.0.0",
+        features=FEATURES,
+        output=Output(kind="regression", value="value"),
+        examples=[wrong],
+    )
+    world.release(broken)
+    job = world.plan("a,b\n2,1\n", "small/b.csv")
+    (event,) = world.chunk_events(job)
+    with pytest.raises(NotServable, match=r"want 2\.0\.0, which the job is pinned to"):
+        world.send(event)
+    caught = {"Error": "States.ExceedToleratedFailureThreshold", "Cause": "a chunk failed"}
+    world.send({"action": "fail", "job": job, "model": "small", "error": caught})
+    item = world.job(job)
+    assert item["state"] == "failed"
+    assert "which the job is pinned to" in item["reason"]
+
+
+def test_a_chunk_done_again_lands_on_the_same_items_files_and_counts(world: World) -> None:
+    job = world.plan("id,a,b\nk1,1,1\nk2,bad,1\nk3,3\n")
+    (event,) = world.chunk_events(job)
+
+    def state() -> tuple[Any, Any, Any]:
+        stored = {
+            key: {k: v for k, v in item.items() if k not in {"at", "expires"}} for key, item in world.items().items()
+        }
+        parts = [
+            world.s3.get_object(Bucket="results", Key=f"small/{job}/{folder}/00000.csv")["Body"].read()
+            for folder in ("parts", "rejects")
+        ]
+        return stored, parts, batch._jobs().chunks(job)[0]
+
+    world.send(event)
+    once = state()
+    world.send(event)
+    twice = state()
+    assert twice[:2] == once[:2]
+    assert [once[2][name] for name in ("attempt", "rows", "predicted", "rejected")] == [1, 3, 1, 2]
+    assert [twice[2][name] for name in ("attempt", "rows", "predicted", "rejected")] == [2, 3, 1, 2]
+
+
+def test_outcomes_that_cannot_be_written_in_time_are_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = world.plan("a,b\n1,1\n2,1\n")
+    (event,) = world.chunk_events(job)
+    with monkeypatch.context() as throttled:
+        throttled.setattr(
+            OutcomeTable, "write", lambda _self, items, deadline: [(item["pk"]["S"], item["sk"]["S"]) for item in items]
+        )
+        with pytest.raises(StorageUnavailable, match="want 2 outcomes written, got no time for 2"):
+            world.send(event)
+    assert "attempt" not in batch._jobs().chunks(job)[0]
+    with pytest.raises(world.s3.exceptions.NoSuchKey):
+        world.s3.get_object(Bucket="results", Key=f"small/{job}/parts/00000.csv")
+    assert world.run(job)["state"] == "complete"
+
+
+def test_a_chunk_without_time_left_is_tried_again(world: World) -> None:
+    (event,) = world.chunk_events(world.plan("a,b\n1,1\n"))
+    with pytest.raises(StorageUnavailable):
+        batch.handler(event, SimpleNamespace(get_remaining_time_in_millis=lambda: 4_000))
+
+
+def test_a_job_with_a_chunk_missing_is_incomplete_until_it_comes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks_of(monkeypatch, 60)
+    job = world.plan(TEN)
+    events = world.chunk_events(job)
+    for event in (events[0], *events[2:]):
+        world.send(event)
+    finish = {"action": "finish", "job": job, "model": "small"}
+    world.send(finish)
+    item = world.job(job)
+    assert (item["state"], item["missing"], item["rows"], item["predicted"]) == ("incomplete", [1], 10, 6)
+    assert len(world.rows(item)) == 6
+    world.send(events[1])
+    world.send(finish)
+    item = world.job(job)
+    assert (item["state"], item["missing"], item["predicted"]) == ("complete", [], 10)
+    assert [row["id"] for row in world.rows(item)] == [f"k{i}" for i in range(10)]
+
+
+def test_a_job_whose_counts_do_not_add_up_is_incomplete(world: World) -> None:
+    job = world.plan(TEN)
+    (event,) = world.chunk_events(job)
+    world.send(event)
+    batch._jobs().count(job, 0, 9, replace(batch.Counts.of(batch._jobs().chunks(job)[0]), predicted=9))
+    world.send({"action": "finish", "job": job, "model": "small"})
+    assert (world.job(job)["state"], world.job(job)["missing"]) == ("incomplete", [0])
+
+
+def test_a_job_whose_part_is_gone_is_incomplete(world: World) -> None:
+    job = world.plan(TEN)
+    (event,) = world.chunk_events(job)
+    world.send(event)
+    world.s3.delete_object(Bucket="results", Key=f"small/{job}/parts/00000.csv")
+    world.send({"action": "finish", "job": job, "model": "small"})
+    item = world.job(job)
+    assert (item["state"], item["missing"]) == ("incomplete", [0])
+    assert world.text(item).startswith(b"id,note,a,b,threefold_prediction_id,")
+
+
+def test_finishing_again_changes_nothing(world: World) -> None:
+    item = world.score(TEN)
+    text = world.text(item)
+    world.send({"action": "finish", "job": item["job"], "model": "small"})
+    assert world.job(item["job"]) == item
+    assert world.text(item) == text
+
+
+def test_a_failure_keeps_what_is_there_and_says_why_without_a_traceback(world: World) -> None:
+    job = world.plan(TEN)
+    cause = json.dumps(
+        {"errorMessage": "finish: want AWS to answer", "errorType": "StorageUnavailable", "stackTrace": ["secret"]}
+    )
+    world.send(
+        {"action": "fail", "job": job, "model": "small", "error": {"Error": "StorageUnavailable", "Cause": cause}}
+    )
+    item = world.job(job)
+    assert (item["state"], item["code"], item["reason"]) == (
+        "failed",
+        "StorageUnavailable",
+        "finish: want AWS to answer",
+    )
+    assert item["rows"] == 10
+    complete = world.run(job)
+    assert complete["state"] == "complete"
+    world.send({"action": "fail", "job": job, "model": "small", "error": {}})
+    assert world.job(job) == complete
+
+
+def test_large_parts_are_copied_by_s3_and_small_ones_are_joined(world: World) -> None:
+    sizes = [3, 5 * 1024**2, 0, 7 * 1024**2, 100, 6 * 1024**2, 12 * 1024**2, 1]
+    whole = b"head\n"
+    for number, size in enumerate(sizes):
+        content = bytes([65 + number]) * size
+        whole += content
+        world.s3.put_object(Bucket="results", Key=f"m/j/parts/{number:05d}.csv", Body=content)
+    calls: list[tuple[str, int]] = []
+    client = boto3.client("s3")
+    client.meta.events.register(
+        "before-parameter-build.s3", lambda params, model, **_: calls.append((model.name, len(params.get("Body", b""))))
+    )
+    found = objects.merge(client, "results", "m/j/parts/", "m/j/predictions.csv", b"head\n")
+    assert list(found.values()) == sizes
+    assert client.get_object(Bucket="results", Key="m/j/predictions.csv")["Body"].read() == whole
+    assert sum(name == "UploadPartCopy" for name, _ in calls) == 3
+    assert max(size for name, size in calls if name == "UploadPart") <= objects.PART_BYTES
+    client.close()
+
+
+def test_an_object_writer_that_fails_leaves_nothing(world: World) -> None:
+    with pytest.raises(RuntimeError), objects.ObjectWriter(world.s3, "results", "x") as writer:
+        writer.write(b"0" * objects.PART_BYTES)
+        raise RuntimeError
+    assert "Uploads" not in world.s3.list_multipart_uploads(Bucket="results")
+    assert "Contents" not in world.s3.list_objects_v2(Bucket="results")
+
+
+def test_other_events_are_left_alone_or_refused(world: World) -> None:
+    assert world.send({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "inbox"}) == {}
+    with pytest.raises(Malformed, match="got 'cook'"):
+        world.send({"action": "cook"})
+    for change in (
+        {"eventName": "ObjectRemoved:Delete"},
+        {"s3": {"bucket": {"name": "results"}, "object": {"key": "small/a.csv"}}},
+    ):
+        event = world.upload(TEN)
+        event["Records"][0] |= change
+        assert world.send(event) == {}
+    assert world.send(world.upload("", "small/folder/")) == {}
+    assert world.dynamodb.scan(TableName="jobs")["Count"] == 0
+
+
+def test_one_upload_that_must_be_tried_again_does_not_keep_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [world.upload("a,b\n1,1\n", f"small/{name}.csv")["Records"][0] for name in "xyz"]
+    plan = batch._plan
+
+    def flaky(upload: Any) -> None:
+        if upload.key == "small/x.csv":
+            raise NotServable("not now")
+        plan(upload)
+
+    monkeypatch.setattr(batch, "_plan", flaky)
+    with pytest.raises(NotServable):
+        world.send({"Records": events})
+    states = [(found := batch._jobs().find(batch.Upload.from_event(event).job)) and found["state"] for event in events]
+    assert states == [None, JobState.RUNNING, JobState.RUNNING]
+
+
+@pytest.mark.parametrize("name", ["breast-cancer", "diabetes", "digits"])
+def test_the_example_models_answer_as_their_training_library(world: World, models: Path, name: str) -> None:
+    publish(world.registry, models / name)
+    item = world.score((models / name / "held-out.csv").read_bytes(), f"{name}/held-out.csv")
+    expected = [json.loads(line) for line in (models / name / "held-out.expected.jsonl").read_text().splitlines()]
+    rows = world.rows(item)
+    assert item["rejected"] == 0
+    assert len(rows) == len(expected)
+    for row, want in zip(rows, expected, strict=True):
+        assert next(iter(row.values())) == want["key"]
+        if "value" in want:
+            assert float(row["threefold_value"]) == pytest.approx(want["value"], rel=1e-4)
+        elif row["threefold_status"] == "predicted":
+            assert row["threefold_label"] == str(want["label"])
+            assert float(row["threefold_score"]) == pytest.approx(want["scores"][str(want["label"])], abs=1e-4)
