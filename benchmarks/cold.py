@@ -44,7 +44,15 @@ _BUCKET: Final = "models"
 _REQUEST: Final = "bench"
 # One module each beside this one; `empty` answers nothing and is what all others are measured above.
 _REFERENCES: Final = Path(__file__).with_name("cold_handlers")
-_EVERYTHING: Final = ("aws_xray_sdk", "wrapt", "pydantic", "pydantic_core", "annotated_types", "typing_inspection", "typing_extensions")
+_EVERYTHING: Final = (
+    "aws_xray_sdk",
+    "wrapt",
+    "pydantic",
+    "pydantic_core",
+    "annotated_types",
+    "typing_inspection",
+    "typing_extensions",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +135,8 @@ def _prepared(model: BenchModel) -> Iterator[dict[str, _Start]]:
                 "BENCH_BUCKET": _BUCKET,
                 "PATH": os.environ.get("PATH", ""),
                 "LANG": "en_US.UTF-8",
+                # As infra/function.py sets it, for all of them.
+                "OPENBLAS_NUM_THREADS": "1",
                 # A layer and a function's code are read-only on Lambda.
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "HOME": str(root),

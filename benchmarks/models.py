@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import onnxruntime as ort
 from obstore.store import MemoryStore
 
 from threefold.model import open_session
@@ -22,6 +21,7 @@ from threefold_ops.publish import publish
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    import onnxruntime as ort
 
 SEED: Final = 20
 TREES: Final = 200

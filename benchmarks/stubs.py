@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
 from botocore.config import Config
 
 if TYPE_CHECKING:
@@ -29,9 +30,16 @@ def client(service: str, answer: bytes, *, validate: bool = True) -> Any:  # noq
         aws_secret_access_key="bench",
         config=Config(max_pool_connections=16, parameter_validation=validate),
     )
-    made.meta.events.register("before-send", lambda request, **_: _response(request.url, answer))
+    return answered(made, answer)
+
+
+def answered(made: Any, answer: bytes) -> Any:  # noqa: ANN401 - a client, or one of a resource's things
+    """The same client or resource, answered where the network would be."""
+    below = getattr(made.meta, "client", made)
+    below.meta.events.register("before-send", lambda request, **_: _response(request.url, answer))
     return made
 
 
 def _response(url: str, answer: bytes) -> AWSResponse:
-    return AWSResponse(url, 200, {"content-type": "application/x-amz-json-1.0"}, _Raw(answer))
+    headers = HTTPHeaders({"content-type": "application/x-amz-json-1.0"})  # type: ignore[no-untyped-call]
+    return AWSResponse(url, 200, headers, _Raw(answer))

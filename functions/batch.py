@@ -200,6 +200,9 @@ def _score_rows(plan: Plan, chunk: Chunk, deadline: float) -> Counts:
             results.write(rows.head())
             rejects.write(rows.rejects_head())
         for scored in scorer.score(stream, chunk):
+            if time.monotonic() > deadline:
+                message = f"chunk {chunk.number}: want {chunk.rows} rows scored, got no time after {counts.rows}"
+                raise StorageUnavailable(message)
             batch, predictions = scored.batch, scored.predictions()
             _store(plan, batch, predictions, deadline)
             results.write(rows.joined(batch, predictions))

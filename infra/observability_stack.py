@@ -15,7 +15,7 @@ from aws_cdk import aws_ssm as ssm
 
 from infra.predict_stack import api_id_parameter
 from infra.stage_stack import StageStack
-from threefold.names import NAMESPACE, Dimension, Door, Metric, Output
+from threefold.names import Dimension, Door, Metric, Output, namespace
 
 if TYPE_CHECKING:
     from constructs import Construct
@@ -157,7 +157,7 @@ class ObservabilityStack(StageStack):
 
     def _own_metric(self, door: str, metric: str, statistic: str = _SUM) -> cloudwatch.Metric:
         label = f"{metric} {statistic}" if statistic.startswith("p") else None
-        return _metric(NAMESPACE, metric, statistic, label=label, **{Dimension.DOOR: door})
+        return _metric(namespace(self.context.stage), metric, statistic, label=label, **{Dimension.DOOR: door})
 
     def _alarm(
         self, part: str, metric: cloudwatch.Metric, meaning: str, *, threshold: float = 1, periods: int = 1

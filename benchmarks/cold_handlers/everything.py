@@ -14,7 +14,7 @@ from aws_lambda_powertools.utilities.parser import BaseModel
 from pydantic import create_model
 
 names = [f"feature_{i:02d}" for i in range(30)]
-fields: dict[str, Any] = {name: (float, ...) for name in names}
+fields: dict[str, Any] = dict.fromkeys(names, (float, ...))
 Record = create_model("Record", id=(str, ...), **fields)
 
 

@@ -170,8 +170,9 @@ def _through_csv(
         rows = list(csv.DictReader(text.splitlines()))
         items = Items(system, target).of_job(sample.model, identifier, [row[str(sample.key)] for row in rows])
         sample.answers["csv"] = items
-        say(f"CSV    {sample.model}: job {identifier} {job['state']}, {len(rows)} rows, the first line and its item:")
-        say(f"       {text.splitlines()[1][-160:]}")
+        say(f"CSV    {sample.model}: job {identifier} {job['state']}, {len(rows)} rows, the first in file and table:")
+        added = {name.removeprefix(PREFIX): cell for name, cell in rows[0].items() if name.startswith(PREFIX) and cell}
+        say(f"       {_short(added)}")
         say(f"       {_short(items[0])}")
         for i, (row, item) in enumerate(zip(rows, items, strict=True)):
             written = row.get(f"{PREFIX}label") or row.get(f"{PREFIX}value") or ""
@@ -274,5 +275,5 @@ def _value(text: str, is_key: bool) -> Any:  # noqa: ANN401 - JSON
 
 def _short(answer: dict[str, Any]) -> str:
     """An answer as a person wants to see it: without the provenance that is the same for all."""
-    hidden = {"digest", "runtime", "release", "pk", "sk", "expires", "scores", "model"}
+    hidden = {"digest", "runtime", "release", "pk", "sk", "expires", "scores", "model", "model_version", "version"}
     return json.dumps({name: value for name, value in answer.items() if name not in hidden})

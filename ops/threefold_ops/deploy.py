@@ -28,7 +28,6 @@ TEMPLATE_BODY_LIMIT_BYTES: Final = 51_200
 _CAPABILITIES: Final = ["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"]
 _BOOTSTRAP_VERSION: Final = "30"
 _ZIP_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
-_EXCLUDED: Final = {"__pycache__"}
 _LOCAL_POLL_SECONDS: Final = 0.2
 _AWS_POLL_SECONDS: Final = 3.0
 # What a stack that was never whole is in: it can only be deleted.
@@ -123,7 +122,9 @@ def publish(asset: Asset, target: Target, *, progress: Callable[[str], None] = l
 
 
 def write_zip(folder: Path, into: IO[bytes], *, compress: bool = True) -> None:
-    """Zip a folder so that the same files always give the same bytes; `__pycache__` is left out.
+    """Zip a folder so that the same files always give the same bytes.
+
+    Bytecode goes along: what the synthesis did not want, it left out of its asset.
 
     Args:
         folder: its files, and those of its subfolders, go into the zip.
@@ -134,14 +135,13 @@ def write_zip(folder: Path, into: IO[bytes], *, compress: bool = True) -> None:
     names = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     with zipfile.ZipFile(into, "w", method) as bundle:
         for name in sorted(names):
-            if _EXCLUDED.isdisjoint(name.split("/")):
-                info = zipfile.ZipInfo(name, _ZIP_EPOCH)
-                info.compress_type = method
-                # Only whether it can be run: the rest of the mode is the umask of who checked it out.
-                runnable = names[name].stat().st_mode & stat.S_IXUSR
-                info.external_attr = (stat.S_IFREG | (0o755 if runnable else 0o644)) << 16
-                info.create_system = 3
-                bundle.writestr(info, names[name].read_bytes())
+            info = zipfile.ZipInfo(name, _ZIP_EPOCH)
+            info.compress_type = method
+            # Only whether it can be run: the rest of the mode is the umask of who checked it out.
+            runnable = names[name].stat().st_mode & stat.S_IXUSR
+            info.external_attr = (stat.S_IFREG | (0o755 if runnable else 0o644)) << 16
+            info.create_system = 3
+            bundle.writestr(info, names[name].read_bytes())
 
 
 def _choose(stacks: list[Stack], names: Sequence[str] | None) -> list[Stack]:
@@ -195,6 +195,8 @@ def _deploy_stack(stack: Stack, target: Target, progress: Callable[[str], None])
         "Tags": [{"Key": key, "Value": value} for key, value in stack.tags.items()],
         **_template(stack, target),
     }
+    if state is not None and state.get("EnableTerminationProtection", False) != stack.protected:
+        cloudformation.update_termination_protection(StackName=stack.name, EnableTerminationProtection=stack.protected)
     progress(f"{stack.name}: {'creating' if state is None else 'updating'}")
     seen = _latest_event(cloudformation, state)
     try:

@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 from obstore.store import S3Store
 
 from threefold.errors import ThreefoldError
-from threefold.names import Context, Output
+from threefold.names import STACKS, Context, Output, stack_name
 from threefold.registry import Registry
 from threefold_ops import assembly as assemblies
 from threefold_ops import deploy as deployment
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 Progress = "Callable[[str], None]"
 _STOP_SECONDS: Final = 10
-DOORS: Final = ("predict", "batch", "stream", "observability")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +65,6 @@ class System:
     def to_json(self) -> dict[str, Any]:
         """What `threefold status --json` prints."""
         return asdict(self)
-
-
-def stack_name(stage: str, room: str) -> str:
-    """A stack's name: one rule for those who write it and those who read it."""
-    return f"threefold-{stage}-{room}"
 
 
 def deploy_system(
@@ -120,8 +114,7 @@ def find_system(target: Target, stage: str = "dev") -> System:
     Raises:
         OperatorError: it is not deployed, or not whole.
     """
-    names = [stack_name(stage, room) for room in ("store", *DOORS)]
-    return _system(target, stage, deployment.describe(target, names))
+    return _system(target, stage, deployment.describe(target, [stack_name(stage, stack) for stack in STACKS]))
 
 
 def plan(context: Mapping[str, str], progress: Callable[[str], None]) -> list[tuple[str, str, str]]:
@@ -184,9 +177,9 @@ class Synthesizer:
 
     def __init__(self) -> None:
         """Start the process; what it imports it imports while others work."""
-        environment = {**os.environ, "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "1"}
-        environment |= {"JSII_SILENCE_WARNING_DEPRECATED_NODE_VERSION": "1"}
-        environment |= {"JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION": "1", "PYTHONPATH": str(ROOT)}
+        # Node 20 works; the CDK's banner about its end of life is not the operator's to act on.
+        environment = {**os.environ, "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "18,20"}
+        environment["PYTHONPATH"] = str(ROOT)
         environment.pop("CDK_CONTEXT_JSON", None)
         # The CDK unpacks itself into the temporary folder.
         self._folder = tempfile.TemporaryDirectory(prefix="threefold-synthesis-", ignore_cleanup_errors=True)

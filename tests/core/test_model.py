@@ -79,9 +79,7 @@ def test_more_rows_than_a_call_takes_are_chunked(
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 5, 8, 11])
-def test_a_fixed_batch_is_padded_and_the_padding_cut_off(
-    rows: int, graphs: Graphs, make_package: PackageMaker
-) -> None:
+def test_a_fixed_batch_is_padded_and_the_padding_cut_off(rows: int, graphs: Graphs, make_package: PackageMaker) -> None:
     model = Model(make_package(graphs.identity("FP32", [4, 2])))
     array = np.arange(rows * 2, dtype=np.float32).reshape(rows, 2)
     np.testing.assert_array_equal(model.run({"x": array})["y"], array)
@@ -265,9 +263,7 @@ def test_a_file_that_is_no_onnx_is_refused(graphs: Graphs, make_package: Package
 
 
 @pytest.mark.parametrize("location", ["../secret.bin", "/etc/hostname", "not-there.bin"])
-def test_weights_outside_of_the_package_are_refused(
-    location: str, graphs: Graphs, make_package: PackageMaker
-) -> None:
+def test_weights_outside_of_the_package_are_refused(location: str, graphs: Graphs, make_package: PackageMaker) -> None:
     package = make_package(graphs.identity("FP32"))
     (package.folder.parent / "secret.bin").write_bytes(bytes(8))
     graph = graphs.linear([1.0, 2.0])
@@ -311,7 +307,9 @@ def test_features_that_do_not_fit_the_graph_are_refused(graphs: Graphs, make_pac
     with pytest.raises(InvalidPackage, match="one input per feature"):
         Model(make_package(graphs.linear([1.0, 2.0]), features=TWO, layout="columns"))
     with pytest.raises(InvalidPackage, match="first dimension is the records"):
-        Model(make_package(graphs.columns(("a", "FP32", [3, 1]), ("b", "FP32", [2, 1])), features=TWO, layout="columns"))
+        Model(
+            make_package(graphs.columns(("a", "FP32", [3, 1]), ("b", "FP32", [2, 1])), features=TWO, layout="columns")
+        )
 
 
 def test_a_datatype_that_the_protocol_has_no_name_for_is_refused(tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ def test_a_package_survives_its_zip(small: Package, tmp_path: Path) -> None:
 def test_the_digest_is_of_the_files_and_not_of_the_zip(small: Package, tmp_path: Path) -> None:
     names = sorted(path.name for path in small.folder.iterdir())
     for i, (order, method) in enumerate([(names, zipfile.ZIP_STORED), (names[::-1], zipfile.ZIP_DEFLATED)]):
-        entries = [(zipfile.ZipInfo(name, (1999 + i, 1, 1, 0, 0, 0)), (small.folder / name).read_bytes()) for name in order]
+        entries = [
+            (zipfile.ZipInfo(name, (1999 + i, 1, 1, 0, 0, 0)), (small.folder / name).read_bytes()) for name in order
+        ]
         content = zipped(tmp_path / f"{i}.zip", *entries, method=method)
         assert unpack(content, small.digest, tmp_path / str(i)).digest == small.digest
 
@@ -194,7 +196,9 @@ def test_a_folder_that_is_there_already_is_kept(small: Package, tmp_path: Path) 
     assert (target / "model.onnx").stat().st_ino == before.st_ino
 
 
-def test_a_full_disk_is_no_fault_of_the_package(small: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_no_fault_of_the_package(
+    small: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(_self: object, _path: object) -> None:
         raise OSError(28, "No space left on device")
 

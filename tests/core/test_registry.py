@@ -58,9 +58,7 @@ def test_a_release_is_confirmed_at_most_every_refresh_seconds(
     assert not confirmed.stale
 
 
-def test_an_unchanged_release_is_not_read_again(
-    registry: Registry, clock: Clock, shelf: Shelf, small: Package
-) -> None:
+def test_an_unchanged_release_is_not_read_again(registry: Registry, clock: Clock, shelf: Shelf, small: Package) -> None:
     shelf.release(registry, small)
     first = registry.release("wine")
     clock.seconds += 31

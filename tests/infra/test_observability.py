@@ -4,7 +4,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tests.infra.assembly import text
-from threefold.names import NAMESPACE, Metric
+from threefold.names import Metric, namespace
 
 if TYPE_CHECKING:
     from tests.infra.assembly import Assembly
@@ -35,8 +35,8 @@ def test_each_alarm_watches_what_it_says(iam: Assembly) -> None:
         "batch-failed": ("AWS/States", "ExecutionsFailed", {"StateMachineArn": machine}),
         "dead-letters": ("AWS/SQS", "ApproximateNumberOfMessagesVisible", {"QueueName": "threefold-dev-dead-letters"}),
         "requests-age": ("AWS/SQS", "ApproximateAgeOfOldestMessage", {"QueueName": "threefold-dev-requests"}),
-        "release-stale": (NAMESPACE, Metric.RELEASE_STALE, {"door": "predict"}),
-        "package-refused": (NAMESPACE, Metric.PACKAGE_REFUSED, {"door": "predict"}),
+        "release-stale": (namespace("dev"), Metric.RELEASE_STALE, {"door": "predict"}),
+        "package-refused": (namespace("dev"), Metric.PACKAGE_REFUSED, {"door": "predict"}),
     }
     assert {name: watched(alarm) for name, alarm in alarms(iam).items()} == expected
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -105,19 +106,21 @@ def test_an_unknown_stack_is_refused_by_name(tmp_path: Path, account: Target) ->
         deploy.deploy(folder, account, stacks=["shop"])
 
 
-def test_the_same_files_give_the_same_zip_whatever_their_times_and_caches(tmp_path: Path) -> None:
+def test_the_same_files_give_the_same_zip_whatever_their_times(tmp_path: Path) -> None:
     archives: list[bytes] = []
     for name in ("one", "two"):
         folder = tmp_path / name
         (folder / "package" / "__pycache__").mkdir(parents=True)
         for file in ("b.py", "a.py") if name == "one" else ("a.py", "b.py"):
             (folder / "package" / file).write_text(file)
-        (folder / "package" / "__pycache__" / "a.pyc").write_text(name)
+        (folder / "package" / "__pycache__" / "a.pyc").write_text("bytecode")
         os.utime(folder / "package" / "a.py", (len(archives), 1_000_000_000))
         content = io.BytesIO()
         deploy.write_zip(folder, content)
         archives.append(content.getvalue())
     assert archives[0] == archives[1]
+    # The runtime layer's bytecode must reach Lambda: without it each cold start compiles the wheels.
+    assert "package/__pycache__/a.pyc" in zipfile.ZipFile(io.BytesIO(archives[0])).namelist()
 
 
 def test_a_deploy_returns_outputs_and_a_second_one_changes_nothing(tmp_path: Path, account: Target) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -309,22 +310,28 @@ def _bar(*, as_json: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 def _print_calls(system: System) -> None:
     """How to call each door, ready to be pasted."""
-    aws = "aws"
-    if system.endpoint_url is not None:
+    threefold = "threefold" if shutil.which("threefold") else ".venv/bin/threefold"
+    there, aws = "", "aws"
+    if system.endpoint_url is None:
+        there = " --aws"
+    else:
         aws = f"AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test aws --region {system.region}"
         aws += f" --endpoint-url '{system.endpoint_url}'"
     model = "diabetes" if any(found["name"] == "diabetes" for found in system.models) else "<model>"
     record = _example_record(model)
     message = json.dumps({"model": model, "record": record})
-    _out.print("HTTPS, a prediction now:")
     body = json.dumps({"records": [record]})
-    _out.print(
-        f"  curl -s -H 'content-type: application/json' -d '{body}' '{system.api_url}/models/{model}/predictions'"
-    )
+    table = f"models/{model}/held-out.csv"
+    _out.print("HTTPS, a prediction now:")
+    if system.endpoint_url is not None:  # On AWS a call is signed, which curl does not do by itself.
+        url = f"{system.api_url}/models/{model}/predictions"
+        _out.print(f"  curl -s -H 'content-type: application/json' -d '{body}' '{url}'")
+    _out.print(f"  {threefold} predict{there} {model} '{json.dumps(record)}'")
     _out.print("CSV, a file of predictions:")
-    _out.print(f"  {aws} s3 cp models/{model}/held-out.csv 's3://{system.inbox_bucket}/{model}/held-out.csv'")
-    _out.print(f"  {aws} s3 ls --recursive 's3://{system.results_bucket}/{model}/'")
+    _out.print(f"  {threefold} submit{there} '{table}' --model {model} --output predictions.csv")
+    _out.print(f"  {aws} s3 cp '{table}' 's3://{system.inbox_bucket}/{model}/held-out.csv'")
     _out.print("SQS, a stream of predictions:")
+    _out.print(f"  {threefold} send{there} {model} '{table}'")
     _out.print(f"  {aws} sqs send-message --queue-url '{system.requests_queue_url}' --message-body '{message}'")
     _out.print(f"  {aws} sqs receive-message --queue-url '{system.predictions_queue_url}' --wait-time-seconds 10")
 

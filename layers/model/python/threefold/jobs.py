@@ -269,6 +269,7 @@ class JobTable:
             attributes |= {f":may_{state.value}": {"S": state.value} for state in allowed}
             condition = f"#state IN ({', '.join(f':may_{state.value}' for state in allowed)})"
         else:
+            names["#attempt"] = "attempt"
             attributes[":now"] = {"N": str(attempt)}
             condition = "attribute_not_exists(#attempt) OR #attempt <= :now"
         try:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+
+# onnxruntime's published builds send usage data to their maker, and keep a device id in the home folder, unless this
+# stands before the import (microsoft/onnxruntime#27379). A function calls nobody whom its operator did not name.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
 
 from threefold.errors import InvalidManifest, InvalidPackage, OutsideSignature, ThreefoldError
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
 
     from threefold.package import Manifest, Package
 
+RUNTIME: Final = f"onnxruntime {ort.__version__}, numpy {np.__version__}"
 # Measured: beyond 4,096 rows a call the memory grows and the speed does not.
 ROWS_PER_CALL: Final = 4096
 # Relative and absolute tolerance by the width of the output: what different builds of a runtime differ by.
@@ -79,7 +85,7 @@ class Model:
         self._check_manifest()
         self.encoder = FeatureEncoder(signature) if signature.features else None
         self._output_names = [spec.name for spec in signature.outputs]
-        self._batch = signature.fixed_batch
+        self._batch, self._stackable = signature.fixed_batch, signature.stackable
         self.size_bytes = _SESSION_BYTES + _WEIGHT_COPIES * package.model_path.stat().st_size
         self.load_ms = (time.perf_counter() - started) * 1000
 
@@ -95,7 +101,7 @@ class Model:
         Raises:
             OutsideSignature: values that the graph itself refuses, as an index beyond its table.
         """
-        if not self.manifest.signature.stackable:
+        if not self._stackable:
             return self._call(dict(tensors))
         rows = len(next(iter(tensors.values())))
         if self._batch > 0 and rows != self._batch:
@@ -136,15 +142,13 @@ class Model:
         Raises:
             InvalidPackage: an example is refused, or its answer is beyond the tolerance of its datatype.
         """
-        examples = self.package.examples()
-        if not examples:
-            return
         try:
-            self._check_examples(examples)
+            if examples := self.package.examples():
+                self._check_examples(examples)
         except InvalidPackage:
             raise
         # Examples are data that somebody wrote: whatever is odd in them refuses the package, and stops nothing else.
-        except (ThreefoldError, LookupError, TypeError, ValueError, AttributeError) as error:
+        except (ThreefoldError, LookupError, TypeError, ValueError, AttributeError, OSError) as error:
             message = f"package {self.digest[:12]}: want examples that the model takes, got {error!r}"
             raise InvalidPackage(message) from error
 

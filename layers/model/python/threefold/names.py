@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 VERSION: Final = "0.1.0"
-NAMESPACE: Final = "Threefold"
+
+
+def namespace(stage: str) -> str:
+    """The CloudWatch namespace of a stage: stages that share an account must not share an alarm."""
+    return f"Threefold/{stage}"
 
 
 class Metric:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -177,7 +178,7 @@ class Package:
         if self.manifest.gate.examples is None:
             return []
         text = (self.folder / self.manifest.gate.examples).read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
 def digest_of(folder: Path) -> str:
@@ -244,6 +245,9 @@ def unpack(content: Path, digest: str, target: Path) -> Package:
     except OSError as error:
         if target.exists():  # Somebody else unpacked the same digest meanwhile.
             return open_package(target, digest)
+        if error.errno == errno.EINVAL:  # A place that no file has, which the zip points at.
+            message = f"package {digest[:12]}: want a whole zip file, got {error}"
+            raise InvalidPackage(message) from error
         # A full disk says nothing of the package: the next try may find room.
         message = f"package {digest[:12]}: want room to unpack it, got {error}"
         raise NotServable(message) from error

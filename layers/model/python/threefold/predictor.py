@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import onnxruntime
 
 from threefold.errors import NotServable, OutsideSignature, ThreefoldError
-from threefold.model import Answer, Model
+from threefold.model import RUNTIME, Answer, Model
 from threefold.names import Metric
 from threefold.prediction import Outcomes, Part, Provenance
 from threefold.registry import Registry, open_store
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 # Lambda's initialization may take 10 s, and the first request waits for it.
 WARM_SECONDS: Final = 5.0
-RUNTIME: Final = f"onnxruntime {onnxruntime.__version__}, numpy {np.__version__}"
 
 
 class Predictor:

@@ -11,7 +11,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.metrics.functions import is_metrics_disabled
 from aws_lambda_powertools.metrics.provider.cloudwatch_emf.constants import MAX_METRICS
 
-from threefold.names import NAMESPACE, Metric
+from threefold.names import Metric, namespace
 
 if TYPE_CHECKING:
     from threefold.prediction import Outcomes
@@ -36,7 +36,7 @@ class Telemetry:
         """Make the logger and the metrics of a door."""
         self.logger = Logger(service=f"threefold-{settings.door}")
         self._door = settings.door
-        self._metrics = Metrics(namespace=NAMESPACE)
+        self._metrics = Metrics(namespace=namespace(settings.stage))
         self._pending: dict[tuple[str, str], dict[str, list[float]]] = {}
         self._disabled = is_metrics_disabled()
         self._forms: dict[tuple[str, ...], tuple[orjson.Fragment, dict[str, Any]]] = {}

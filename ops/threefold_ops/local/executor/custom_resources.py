@@ -75,7 +75,7 @@ def _empty(bucket: str, endpoint_url: str, region: str) -> None:
     )
     with contextlib.suppress(s3.exceptions.NoSuchBucket):
         for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
-            objects = [
+            objects: Any = [
                 {"Key": entry["Key"], "VersionId": entry["VersionId"]}
                 for entry in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
             ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +31,7 @@ _NON_FINITE: Final = {None: math.nan, "NaN": math.nan, "Infinity": math.inf, "-I
 _DEPTH: Final = 32
 # No dimension has more values than a body has bytes.
 _LONGEST: Final = 2**31
+_MOST: Final = sys.float_info.max
 # What JSON values a datatype's elements may be.
 _ELEMENTS: Final = {"f": frozenset({int, float}), "i": frozenset({int}), "u": frozenset({int})}
 
@@ -192,7 +194,9 @@ def _array(name: str, datatype: str, flat: list[Any]) -> npt.NDArray[Any]:
             return np.array(flat, dtype)
         wide = np.array(flat, np.float64)
     except OverflowError as error:
-        raise _wrong(name, datatype, max(flat, key=abs)) from error
+        low, high = (-_MOST, _MOST) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        too_large = (value for value in flat if type(value) is int and not low <= value <= high)
+        raise _wrong(name, datatype, next(too_large)) from error
     with np.errstate(over="ignore"):
         array = wide.astype(dtype)
     if (lost := np.isfinite(wide) & ~np.isfinite(array)).any():

@@ -50,19 +50,20 @@ def read(  # noqa: PLR0913 - an object's address has three parts, a range two
     address: Any = {"Bucket": bucket, "Key": key, **({"VersionId": version} if version else {})}
     tries = 0
     while end is None or start < end:
-        ranged = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}
-        response = client.get_object(**address, **ranged)
+        if start or end is not None:
+            address["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+        response = client.get_object(**address)
         body = response["Body"]
         broken: Exception | None = None
         try:
-            if ranged and "ContentRange" not in response:
+            size = response["ContentLength"]
+            if "Range" in address and "ContentRange" not in response:
                 # RFC 9110, 14.2: a server may leave the range aside and send everything; the embedded AWS does, where
                 # a version is named.
-                size = response["ContentLength"]
                 end = size if end is None else min(size, end)
                 _skip(body, start)
             else:
-                end = start + response["ContentLength"]
+                end = start + size
             while start < end and (piece := body.read(min(PIECE_BYTES, end - start))):
                 yield piece
                 start += len(piece)
@@ -72,7 +73,7 @@ def read(  # noqa: PLR0913 - an object's address has three parts, a range two
         finally:
             body.close()
         tries += 1
-        if start < end and tries == _TRIES:
+        if tries == _TRIES and (end is None or start < end):
             message = f"object {key}: want bytes {start} to {end}, got {broken or 'nothing'}"
             raise StorageUnavailable(message) from broken
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Final
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 ROWS_PER_BATCH: Final = 4096
 # With these a cell is JSON, but no number: true, false, null, NaN, "text", [list], {object}.
 _NO_NUMBERS: Final = (b"t", b"f", b"n", b"N", b'"', b"[", b"{")
-_NEGATIVE_ZEROS: Final = (b"-0,", b"-0 ", b"-0\t")
+_NEGATIVE_ZERO: Final = re.compile(rb"-0(?![0-9.eE])")
 # float64 holds whole numbers exactly below this.
 _EXACT: Final = 2.0**53
 
@@ -103,6 +104,7 @@ class RowReader:
         ordered = sorted(self._cells, key=lambda cell: cell[0])
         self._runs = _runs([column for column, _ in ordered])
         self._order = np.array([positions[feature.name] for _, feature in ordered], np.intp)
+        self._whole = self._order.tolist() == list(range(len(features)))
         self._integers = [positions[feature.name] for _, feature in ordered if feature.type.startswith("int")]
 
     def read(self, block: Block) -> Iterator[Batch]:
@@ -118,7 +120,8 @@ class RowReader:
 
     def _delimiters(self, block: Block) -> npt.NDArray[np.intp] | None:
         """Where cells end, if the block may be numbers: a carriage return within a record needs the careful way."""
-        if not self._numeric or block.data.count(b"\r") != block.data.count(b"\r\n"):
+        data = block.data
+        if not self._numeric or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n")):
             return None
         return block.find(ord(self._delimiter))
 
@@ -144,9 +147,9 @@ class RowReader:
         keys = None
         if self._key is not None:
             found = texts(self._key, self._key)
-            if any(cell.startswith(b'"') for cell in found):
+            if len(block.opens) and any(cell.startswith(b'"') for cell in found):
                 return None
-            keys = [cell.decode() or None for cell in found]
+            keys = [str(cell, "utf-8") or None for cell in found]
         return Batch(block, first, rows, Matrix(matrix, self._names), keys)
 
     def _parse(self, runs: list[list[bytes]], rows: int) -> npt.NDArray[np.float64] | None:
@@ -156,9 +159,6 @@ class RowReader:
             return None
         if self._delimiter != ",":
             text = text.replace(self._delimiter.encode(), b",")
-        # JSON's -0 is the integer 0; float's has a sign.
-        if any(mark in text for mark in _NEGATIVE_ZEROS) or text.endswith(b"-0"):
-            return None
         missing = b",," in text or text.startswith(b",") or text.endswith(b",") or not text
         if missing:
             text = b"," + text + b","
@@ -171,8 +171,13 @@ class RowReader:
         if len(values) != rows * len(self._order):
             return None
         flat = np.array(values, np.float64) if missing else np.fromiter(values, np.float64, len(values))
-        matrix = np.full((rows, len(self._names)), np.nan)
-        matrix[:, self._order] = flat.reshape(rows, -1)
+        # JSON's -0 is the integer 0; float's has a sign.
+        if not flat.all() and _NEGATIVE_ZERO.search(text):
+            return None
+        matrix = flat.reshape(rows, -1)
+        if not self._whole:
+            matrix = np.full((rows, len(self._names)), np.nan)
+            matrix[:, self._order] = flat.reshape(rows, -1)
         if self._integers:
             # Larger ones are examined as the integers they are written as; and an integer's zero has no sign.
             if (np.abs(matrix[:, self._integers]) >= _EXACT).any():

@@ -23,6 +23,7 @@ MAXIMUM_RECORD_BYTES: Final = 1024**2
 MAXIMUM_UNCLOSED: Final = 100
 
 _QUOTE, _LF, _CR = b'"\n\r'
+_NONE: Final = np.zeros(0, np.intp)
 # Possessive: a quote that was read as half of a doubled one does not become a closing one after all.
 _CLOSED_FIELD: Final = re.compile(rb'"[^"]*+(?:""[^"]*+)*+"')
 
@@ -43,6 +44,7 @@ class Block:
         ends: where its line ends.
         opens: where quoted fields begin.
         closes: where they end, at their last quote.
+        newlines: where lines end, within quotes or not.
         unclosed: the block is one record, which opens a quote that nothing closes.
     """
 
@@ -55,6 +57,7 @@ class Block:
     ends: Positions
     opens: Positions = field(repr=False)
     closes: Positions = field(repr=False)
+    newlines: Positions = field(repr=False)
     unclosed: bool = False
 
     def __len__(self) -> int:
@@ -68,8 +71,8 @@ class Block:
 
     def lines(self, positions: list[int]) -> list[int]:
         """The numbers of the lines that some of the records begin on."""
-        newlines = np.flatnonzero(np.frombuffer(self.data, np.uint8) == _LF)
-        return (np.searchsorted(newlines, self.starts[positions]) + self.line).tolist()
+        found: list[int] = (np.searchsorted(self.newlines, self.starts[positions]) + self.line).tolist()
+        return found
 
 
 def read_blocks(
@@ -97,10 +100,10 @@ def read_blocks(
         buffer, finished = fill(buffer, stream)
         if not buffer:
             return
-        ends, opens, closes = _scan(buffer, delimiter, last=finished)
+        ends, *marks = _scan(buffer, delimiter, last=finished)
         place = (offset, row, line)
         if len(ends):
-            block = _block(buffer, place, ends, (opens, closes))
+            block = _block(buffer, place, ends, marks)
         else:
             unclosed += 1
             cut = buffer.find(b"\n", 0, MAXIMUM_RECORD_BYTES) + 1
@@ -110,13 +113,13 @@ def read_blocks(
             if unclosed > MAXIMUM_UNCLOSED:
                 message = f"line {line}: want quotes that are closed, got {unclosed} that are not"
                 raise InvalidTable(message)
-            none = np.zeros(0, np.intp)
-            block = _block(buffer, place, np.array([cut or len(buffer)], np.intp), (none, none), unclosed=True)
+            marks = [_NONE, _NONE, marks[-1]]
+            block = _block(buffer, place, np.array([cut or len(buffer)], np.intp), marks, unclosed=True)
         yield block
         buffer = buffer[len(block.data) :]
         offset += len(block.data)
         row += len(block)
-        line += block.data.count(b"\n")
+        line += len(block.newlines)
 
 
 def fill(buffer: bytes, stream: Iterator[bytes]) -> tuple[bytes, bool]:
@@ -139,8 +142,8 @@ def fill(buffer: bytes, stream: Iterator[bytes]) -> tuple[bytes, bool]:
     return b"".join(pieces), False
 
 
-def _scan(buffer: bytes, delimiter: str, *, last: bool) -> tuple[Positions, Positions, Positions]:
-    """The ends of the records up to the first that does not end in time, and where quoted fields begin and end."""
+def _scan(buffer: bytes, delimiter: str, *, last: bool) -> tuple[Positions, Positions, Positions, Positions]:
+    """The ends of the records up to the first that does not end in time; quoted fields' begins and ends; newlines."""
     array = np.frombuffer(buffer, np.uint8)
     newlines = np.flatnonzero(array == _LF)
     opens, closes = _quoted(buffer, array, ord(delimiter))
@@ -150,14 +153,14 @@ def _scan(buffer: bytes, delimiter: str, *, last: bool) -> tuple[Positions, Posi
     long = np.flatnonzero(np.diff(ends, prepend=0) > MAXIMUM_RECORD_BYTES)
     if len(long):
         ends = ends[: long[0]]
-    return ends, opens, closes
+    return ends, opens, closes, newlines
 
 
 def _quoted(buffer: bytes, array: npt.NDArray[np.uint8], delimiter: int) -> tuple[Positions, Positions]:
     """Where quoted fields begin and end; an open one has no end."""
+    if b'"' not in buffer:
+        return _NONE, _NONE
     quotes = np.flatnonzero(array == _QUOTE)
-    if not len(quotes):
-        return quotes, quotes
     opens, closes = quotes[::2], quotes[1::2]
     # Every second quote closes, if each of the others stands at a field's start, or doubles the one before it.
     before = array[opens - 1]
@@ -185,14 +188,15 @@ def _walk(buffer: bytes, delimiter: bytes) -> tuple[Positions, Positions]:
 def _outside(positions: Positions, opens: Positions, closes: Positions) -> Positions:
     if not len(opens):
         return positions
-    return positions[np.searchsorted(opens, positions) == np.searchsorted(closes, positions)]
+    outside: npt.NDArray[np.bool_] = np.searchsorted(opens, positions) == np.searchsorted(closes, positions)
+    return positions[outside]
 
 
 def _block(
     buffer: bytes,
     place: tuple[int, int, int],
     ends: Positions,
-    quoted: tuple[Positions, Positions],
+    marks: list[Positions],
     *,
     unclosed: bool = False,
 ) -> Block:
@@ -204,6 +208,7 @@ def _block(
         stops = stops - trailing
     if not (full := stops > starts).all():
         starts, stops, ends = starts[full], stops[full], ends[full]
-    opens, closes = quoted
-    inside = int(np.searchsorted(opens, len(data)))
-    return Block(data, *place, starts, stops, ends, opens[:inside], closes[:inside], unclosed)
+    opens, closes, newlines = marks
+    inside = np.searchsorted(opens, len(data))
+    lines = np.searchsorted(newlines, len(data))
+    return Block(data, *place, starts, stops, ends, opens[:inside], closes[:inside], newlines[:lines], unclosed)
