@@ -32,7 +32,8 @@ def main() -> int:
     wanted = parser.parse_args().paths or PATHS
     if unknown := set(wanted) - set(PATHS):
         parser.error(f"want some of {', '.join(PATHS)}, got {', '.join(sorted(unknown))}")
-    console, progress = Console(), Console(stderr=True)
+    # A file or a pipe has no width of its own.
+    console, progress = Console(width=None if sys.stdout.isatty() else 160), Console(stderr=True)
     started = time.monotonic()
     rows: list[Row] = []
     for path in wanted:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threefold import errors, strict_json
 from threefold.errors import Malformed, OutsideSignature, ThreefoldError
 from threefold.prediction import tensor_to_json
 from threefold.protocols import open_inference
 from threefold.signature import DTYPES, TensorSpec
-from threefold import strict_json
 
 CASES: dict[str, list[Any]] = {
     "BOOL": [True, False],
@@ -105,7 +105,7 @@ def test_missing_and_non_finite_numbers_are_read_in_each_form(datatype: str) -> 
         ("INT64", "NaN", "'NaN'"),
         ("INT64", True, "True"),
         ("INT8", 128, "128"),
-        ("FP64", 10**400, "1000000000000000000000000000...000000000000000000000000000000"),
+        pytest.param("FP64", 10**400, errors.shown(10**400), id="FP64-huge"),
         ("UINT8", -1, "-1"),
         ("UINT64", -1, "-1"),
         ("BOOL", 2, "2"),

@@ -32,7 +32,7 @@ def written(telemetry: Telemetry, capsys: pytest.CaptureFixture[str], **properti
 
 def dimensions(line: dict[str, Any]) -> list[list[str]]:
     (directive,) = line["_aws"]["CloudWatchMetrics"]
-    assert directive["Namespace"] == "Threefold"
+    assert directive["Namespace"] == "Threefold/dev"
     return sorted(sorted(names) for names in directive["Dimensions"])
 
 

@@ -85,6 +85,12 @@ def test_bad_records_at_every_door_end_as_outcomes_and_nothing_is_lost(
     assert b"old" in inbox.result("diabetes", identifier, "rejects.csv")
 
 
+def test_a_body_that_lambda_does_not_take_is_answered_by_the_gateway(local: Local) -> None:
+    answer = Https(local.system, local.target).post("/models/diabetes/predictions", {"records": [" " * 7_000_000]})
+    assert answer.status == 413
+    assert answer.json() == {"message": "Request Entity Too Large"}
+
+
 def test_an_upload_for_an_unknown_model_is_a_failed_job_with_its_reason(local: Local, tmp_path: Path) -> None:
     table = tmp_path / "rows.csv"
     table.write_text("a,b\n1,2\n")

@@ -98,6 +98,10 @@ class Executor:
         config = func.get("config") or func
         payload = json.dumps(event, ensure_ascii=False).encode()
         if len(payload) > REQUEST_LIMIT_BYTES:
+            if "http" in (event.get("requestContext") or {}):
+                # What API Gateway makes of it, in its own words.
+                message = json.dumps({"message": "Request Entity Too Large"})
+                return {"body": {"statusCode": 413, "body": message}, "log": ""}
             text = f"Request must be smaller than {REQUEST_LIMIT_BYTES} bytes for the InvokeFunction operation"
             return {"body": {"errorType": "RequestTooLargeException", "errorMessage": text}, "error": True, "log": ""}
         arn = str(config["FunctionArn"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import struct
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Final
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 # As many as one call of the model takes.
 ROWS_PER_BATCH: Final = 4096
-# With these a cell is JSON, but no number: true, false, null, NaN, "text", [list], {object}.
-_NO_NUMBERS: Final = (b"t", b"f", b"n", b"N", b'"', b"[", b"{")
+# With these a cell may be JSON, but no number: true, false, null, "text", [list], {object}.
+_NO_NUMBERS: Final = (b"t", b"f", b"n", b'"', b"[", b"{")
 _NEGATIVE_ZERO: Final = re.compile(rb"-0(?![0-9.eE])")
 # float64 holds whole numbers exactly below this.
 _EXACT: Final = 2.0**53
@@ -155,22 +156,14 @@ class RowReader:
     def _parse(self, runs: list[list[bytes]], rows: int) -> npt.NDArray[np.float64] | None:
         """Numbers from the cells of neighboring columns; None if any cell is no JSON number."""
         text = b",".join(runs[0] if len(runs) == 1 else chain.from_iterable(zip(*runs, strict=True)))
-        if any(mark in text for mark in _NO_NUMBERS):
-            return None
         if self._delimiter != ",":
             text = text.replace(self._delimiter.encode(), b",")
-        missing = b",," in text or text.startswith(b",") or text.endswith(b",") or not text
-        if missing:
-            text = b"," + text + b","
-            text = text.replace(b",,", b",null,").replace(b",,", b",null,")[1:-1]
-        try:
-            values = orjson.loads(b"[" + text + b"]")
-        except orjson.JSONDecodeError:
+        if any(mark in text for mark in _NO_NUMBERS):
             return None
+        flat = _numbers(text)
         # A comma within a cell, where the delimiter is another one, makes two values of it.
-        if len(values) != rows * len(self._order):
+        if flat is None or len(flat) != rows * len(self._order):
             return None
-        flat = np.array(values, np.float64) if missing else np.fromiter(values, np.float64, len(values))
         # JSON's -0 is the integer 0; float's has a sign.
         if not flat.all() and _NEGATIVE_ZERO.search(text):
             return None
@@ -179,10 +172,12 @@ class RowReader:
             matrix = np.full((rows, len(self._names)), np.nan)
             matrix[:, self._order] = flat.reshape(rows, -1)
         if self._integers:
+            whole = matrix[:, self._integers]
             # Larger ones are examined as the integers they are written as; and an integer's zero has no sign.
-            if (np.abs(matrix[:, self._integers]) >= _EXACT).any():
+            if (np.abs(whole) >= _EXACT).any():
                 return None
-            matrix[:, self._integers] += 0.0
+            matrix = matrix.copy()
+            matrix[:, self._integers] = whole + 0.0
         return matrix
 
     def _read_cells(self, block: Block, first: int, last: int) -> Batch:
@@ -217,6 +212,23 @@ class RowReader:
         except csv.Error:
             # All that is left for it to refuse: records are cut at newlines, and no longer than a field may be.
             return "want a carriage return only in quotes or at a line's end"
+
+
+def _numbers(text: bytes) -> npt.NDArray[np.float64] | None:
+    """The numbers of a comma-separated text, NaN where there is none; None if it is no such text."""
+    try:
+        values = orjson.loads(b"[%s]" % text)
+        # Measured: a third of the time of numpy's own ways to take in a list.
+        return np.frombuffer(struct.pack(f"{len(values)}d", *values))
+    except (orjson.JSONDecodeError, struct.error):
+        pass
+    # Only where that fails is it worth a look for cells without text.
+    filled = b",%s," % text
+    filled = filled.replace(b",,", b",null,").replace(b",,", b",null,")[1:-1]
+    try:
+        return np.array(orjson.loads(b"[%s]" % filled), np.float64)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _texts(block: Block, starts: npt.NDArray[np.intp], stops: npt.NDArray[np.intp]) -> list[bytes]:

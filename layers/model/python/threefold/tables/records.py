@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -96,30 +97,40 @@ def read_blocks(
         InvalidTable: a line that is longer than a record may be, or too many quotes that are not closed.
     """
     buffer, unclosed = b"", 0
-    while True:
-        buffer, finished = fill(buffer, stream)
-        if not buffer:
-            return
-        ends, *marks = _scan(buffer, delimiter, last=finished)
-        place = (offset, row, line)
-        if len(ends):
-            block = _block(buffer, place, ends, marks)
-        else:
-            unclosed += 1
-            cut = buffer.find(b"\n", 0, MAXIMUM_RECORD_BYTES) + 1
-            if not cut and len(buffer) > MAXIMUM_RECORD_BYTES:
-                message = f"line {line}: want at most {MAXIMUM_RECORD_BYTES} bytes, got more"
-                raise InvalidTable(message)
-            if unclosed > MAXIMUM_UNCLOSED:
-                message = f"line {line}: want quotes that are closed, got {unclosed} that are not"
-                raise InvalidTable(message)
-            marks = [_NONE, _NONE, marks[-1]]
-            block = _block(buffer, place, np.array([cut or len(buffer)], np.intp), marks, unclosed=True)
-        yield block
-        buffer = buffer[len(block.data) :]
-        offset += len(block.data)
-        row += len(block)
-        line += len(block.newlines)
+    for piece in chain(stream, (None,)):
+        buffer += piece or b""
+        # What is left holds no whole record, unless it is too long for one.
+        while buffer and (piece is None or b"\n" in piece or len(buffer) > MAXIMUM_RECORD_BYTES):
+            ends, *marks = _scan(buffer, delimiter, last=piece is None)
+            if len(ends):
+                block = _block(buffer, (offset, row, line), ends, marks)
+            elif piece is not None and len(buffer) <= MAXIMUM_RECORD_BYTES:
+                break
+            else:
+                unclosed += 1
+                cut = _first_line(buffer, line, unclosed)
+                block = _block(
+                    buffer, (offset, row, line), np.array([cut], np.intp), [_NONE, _NONE, marks[-1]], unclosed=True
+                )
+            yield block
+            buffer = buffer[len(block.data) :]
+            offset += len(block.data)
+            row += len(block)
+            line += len(block.newlines)
+            if piece is not None and len(buffer) <= MAXIMUM_RECORD_BYTES:
+                break
+
+
+def _first_line(buffer: bytes, line: int, unclosed: int) -> int:
+    """Where a record ends whose quote is not closed in time."""
+    cut = buffer.find(b"\n", 0, MAXIMUM_RECORD_BYTES) + 1
+    if not cut and len(buffer) > MAXIMUM_RECORD_BYTES:
+        message = f"line {line}: want at most {MAXIMUM_RECORD_BYTES} bytes, got more"
+        raise InvalidTable(message)
+    if unclosed > MAXIMUM_UNCLOSED:
+        message = f"line {line}: want quotes that are closed, got {unclosed} that are not"
+        raise InvalidTable(message)
+    return cut or len(buffer)
 
 
 def fill(buffer: bytes, stream: Iterator[bytes]) -> tuple[bytes, bool]:
