@@ -147,19 +147,22 @@ def with_writes(model: BenchModel) -> Handler:
     said: Said = []
     score = per_record(model, said.append)
     dynamodb, queue = client("dynamodb", b"{}"), client("sqs", b'{"Successful":[],"Failed":[]}')
+    # What an outcome of ours says beside its answer.
+    names = ("model", "version", "digest", "role", "release", "status", "at", "runtime", "key", "expires")
+    facts = {name: {"S": "as long as ours is"} for name in names}
 
     def handler(event: Event, context: object) -> Any:  # noqa: ANN401 - what Powertools returns
         said.clear()
         answer = score(event, context)
         items = [
-            {"pk": {"S": f"{model.name}#customer-{i}"}, "sk": {"S": f"{i:014d}"}, "label": {"N": str(label)}}
-            | {"score": {"N": str(value)}}
+            {"pk": {"S": f"{model.name}#customer-{i}"}, "sk": {"S": f"{i:014d}"}, "id": {"S": f"message-{i}"}}
+            | {"label": {"N": str(label)}, "score": {"N": str(value)}, **facts}
             for i, (label, value) in enumerate(said)
         ]
         for start in range(0, len(items), 25):
             requests = [{"PutRequest": {"Item": item}} for item in items[start : start + 25]]
             dynamodb.batch_write_item(RequestItems={"predictions": requests})
-        bodies = [json.dumps({"label": label, "score": float(value)}) for label, value in said]
+        bodies = [json.dumps({"label": label, "score": float(value), **facts}) for label, value in said]
         for start in range(0, len(bodies), 10):
             entries = [{"Id": str(i), "MessageBody": body} for i, body in enumerate(bodies[start : start + 10])]
             queue.send_message_batch(QueueUrl="https://sqs.eu-central-1.amazonaws.com/0/q", Entries=entries)

@@ -41,5 +41,5 @@ def answered(made: Any, answer: bytes) -> Any:  # noqa: ANN401 - a client, or on
 
 
 def _response(url: str, answer: bytes) -> AWSResponse:
-    headers = HTTPHeaders({"content-type": "application/x-amz-json-1.0"})  # type: ignore[no-untyped-call]
+    headers = HTTPHeaders.from_dict({"content-type": "application/x-amz-json-1.0"})
     return AWSResponse(url, 200, headers, _Raw(answer))

@@ -70,7 +70,9 @@ class DeploymentContext:
     architecture: str = _key("x86_64", "the functions' processor", choices=("x86_64", "arm64"))
     model_layer_key: str = _key("", "the model layer's zip in the model bucket; `threefold deploy` sets it")
     model_layer_version: str = _key("", "the one object version of that zip; without it only the store is synthesized")
-    runtime_layer: str = _key("", "a local folder that holds the runtime layer's `python/`; `threefold deploy` sets it")
+    runtime_layer: str = _key(
+        "", "a local zip or folder that holds the runtime layer's `python/`; `threefold deploy` sets it"
+    )
     retain: str = _key(
         "auto",
         "whether deleting a stack keeps its data, and is protected; `auto`: in stage prod only",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +18,15 @@ def layers(stack: StageStack, door: str, runtime: lambda_.Runtime) -> list[lambd
     """Make both layers inside a serving stack; no stack depends on another's layers.
 
     Raises:
-        ValueError: the folder of the runtime layer holds no `python/`.
+        ValueError: the runtime layer is no zip, and no folder that holds `python/`.
     """
     context = stack.context
     architectures = [architecture(context.architecture)]
-    folder = Path(context.runtime_layer)
-    if not (folder / "python").is_dir():
-        raise ValueError(f"context 'runtimeLayer': want a folder that holds python/, got {str(folder)!r}")
+    runtime_layer = Path(context.runtime_layer)
+    if not ((runtime_layer / "python").is_dir() or zipfile.is_zipfile(runtime_layer)):
+        raise ValueError(
+            f"context 'runtimeLayer': want a zip or a folder that holds python/, got {str(runtime_layer)!r}"
+        )
     # A deployed function names one exact object version; the id tells versions apart, so that a layer-only change is
     # seen as the new layer it is.
     version = hashlib.sha256(f"{context.model_layer_key}\n{context.model_layer_version}".encode()).hexdigest()[:8]
@@ -35,7 +38,7 @@ def layers(stack: StageStack, door: str, runtime: lambda_.Runtime) -> list[lambd
             layer_version_name=stack.name(f"{door}-runtime"),
             description="third-party wheels",
             # Nothing is excluded: this layer ships its .pyc on purpose.
-            code=lambda_.Code.from_asset(str(folder)),
+            code=lambda_.Code.from_asset(str(runtime_layer)),
             compatible_runtimes=[runtime],
             compatible_architectures=architectures,
         ),

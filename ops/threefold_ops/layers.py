@@ -136,8 +136,19 @@ def build_runtime_layer(state: Path, runtime: Runtime, progress: Callable[[str],
         shutil.rmtree(staging, ignore_errors=True)
     for old in folder.parent.glob(f"runtime-{runtime.label}-*"):
         if old != folder:
-            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink()
     return folder
+
+
+def zip_runtime_layer(folder: Path) -> Path:
+    """The zip of a runtime layer's folder, made once and kept beside it."""
+    path = folder.parent / f"{folder.name}.zip"
+    if not path.is_file():
+        with tempfile.TemporaryDirectory(prefix=".zip-", dir=folder.parent) as scratch:
+            staged = Path(scratch) / "layer.zip"
+            _zip(folder, staged, folder.name)
+            staged.rename(path)
+    return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,9 +248,9 @@ def compile_folder(folder: Path, interpreter: Path) -> None:
     _run([interpreter, "-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash", folder])
 
 
-def _zip(root: Path, target: Path, digest: str) -> None:
+def _zip(root: Path, target: Path, comment: str) -> None:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.comment = digest.encode()
+        archive.comment = comment.encode()
         for path in sorted(path for path in root.rglob("*") if path.is_file()):
             entry = zipfile.ZipInfo(path.relative_to(root).as_posix(), (1980, 1, 1, 0, 0, 0))
             entry.external_attr = 0o644 << 16

@@ -31,6 +31,7 @@ from threefold_ops.layers import (
     build_runtime_layer,
     lambda_runtime,
     read_layer_digest,
+    zip_runtime_layer,
 )
 from threefold_ops.paths import BUILD, MODELS, ROOT
 from threefold_ops.publish import champions, publish_all
@@ -94,7 +95,7 @@ def deploy_system(
     architecture = context.get("architecture", "x86_64")
     runtime = HOST if target.emulated else lambda_runtime(architecture)
     with Synthesizer() as synthesizer, tempfile.TemporaryDirectory(prefix="threefold-assembly-") as folder:
-        context["runtimeLayer"] = str(build_runtime_layer(BUILD, runtime, progress))
+        context["runtimeLayer"] = str(zip_runtime_layer(build_runtime_layer(BUILD, runtime, progress)))
         store_assembly = synthesizer.synthesize(context, Path(folder) / "store")
         store = deployment.deploy(store_assembly, target, progress=progress)
         bucket = store[stack_name(stage, "store")][Output.MODEL_BUCKET]
@@ -122,7 +123,7 @@ def plan(context: Mapping[str, str], progress: Callable[[str], None]) -> list[tu
     with Synthesizer() as synthesizer, tempfile.TemporaryDirectory(prefix="threefold-assembly-") as folder:
         runtime = lambda_runtime(context.get("architecture", "x86_64"))
         named = {
-            "runtimeLayer": str(build_runtime_layer(BUILD, runtime, progress)),
+            "runtimeLayer": str(zip_runtime_layer(build_runtime_layer(BUILD, runtime, progress))),
             Context.MODEL_LAYER_KEY: "layers/model/planned.zip",
             Context.MODEL_LAYER_VERSION: "planned",
         }

@@ -42,9 +42,7 @@ def test_loaded_models_get_two_fifths_of_the_memory_unless_it_is_set() -> None:
     assert Settings(memory_megabytes=1000, session_cache_megabytes=100).session_cache_bytes == 100 * 1024**2
 
 
-@pytest.mark.parametrize(
-    ("variable", "text"), [("THREEFOLD_TTL_DAYS", "soon"), ("THREEFOLD_REFRESH_SECONDS", "1,5")]
-)
+@pytest.mark.parametrize(("variable", "text"), [("THREEFOLD_TTL_DAYS", "soon"), ("THREEFOLD_REFRESH_SECONDS", "1,5")])
 def test_a_number_that_is_none_is_named_by_its_variable(variable: str, text: str) -> None:
     with pytest.raises(ValueError, match=f"{variable}: want .* got '{text}'"):
         Settings.from_env({variable: text})

@@ -241,7 +241,7 @@ def test_the_runtime_layer_ships_its_bytecode(iam: Assembly) -> None:
 
 
 def test_a_runtime_layer_without_python_is_refused(synthesize: Callable[..., Assembly], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="context 'runtimeLayer': want a folder that holds python/"):
+    with pytest.raises(ValueError, match="context 'runtimeLayer': want a zip or a folder that holds python/"):
         synthesize(runtimeLayer=str(tmp_path))
 
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from threefold.tables.header import Header
     from threefold.tables.records import Block
 
-# As many as one call of the model takes.
-ROWS_PER_BATCH: Final = 4096
+# Measured: more do not make the model faster, and these stay in the processor's cache.
+ROWS_PER_BATCH: Final = 1024
 # With these a cell may be JSON, but no number: true, false, null, "text", [list], {object}.
 _NO_NUMBERS: Final = (b"t", b"f", b"n", b'"', b"[", b"{")
 _NEGATIVE_ZERO: Final = re.compile(rb"-0(?![0-9.eE])")
@@ -150,7 +150,7 @@ class RowReader:
             found = texts(self._key, self._key)
             if len(block.opens) and any(cell.startswith(b'"') for cell in found):
                 return None
-            keys = [str(cell, "utf-8") or None for cell in found]
+            keys = [cell.decode() or None for cell in found]
         return Batch(block, first, rows, Matrix(matrix, self._names), keys)
 
     def _parse(self, runs: list[list[bytes]], rows: int) -> npt.NDArray[np.float64] | None:
