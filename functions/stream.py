@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Event = dict[str, Any]
 # Left before the function's deadline to say what was not done.
 RESERVE_SECONDS = 2.0
-# An item of the predictions table holds 400 KB, and a number may take twice there what it takes as text.
+# An item of the predictions table holds 400 KB; a digit in a list takes two bytes as JSON, and three there.
 MAXIMUM_OUTCOME_BYTES = 200_000
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import onnx
 import pytest
 from onnx import TensorProto, helper
+
 from threefold.model import open_session, read_signature
 from threefold.package import MANIFEST, MODEL, Gate, Manifest, Output, Package, digest_of, open_package
 

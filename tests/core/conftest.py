@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from obstore.store import MemoryStore, S3Store
+
 from threefold.registry import Registry
 from threefold.release import Release, Version
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from threefold.features import Encoded, FeatureEncoder, parse_cell
 from threefold.signature import DTYPES, Feature, Layout, Signature, TensorSpec
 
@@ -43,7 +44,8 @@ class CarefulEncoder(FeatureEncoder):
 @st.composite
 def numeric_features(draw: st.DrawFn, datatype: str) -> Feature:
     kind = draw(st.sampled_from(INTEGERS + (FLOATS if DTYPES[datatype].kind == "f" else [])))
-    value = st.integers(-3, 3) if kind in INTEGERS else st.integers(-3, 3) | st.floats(-3, 3)
+    least = 0 if datatype.startswith("UINT") else -3
+    value = st.integers(least, 3) if kind in INTEGERS else st.integers(-3, 3) | st.floats(-3, 3)
     low, high = sorted([draw(value), draw(value)])
     missing = value if kind in INTEGERS else value | st.just(math.nan)
     return Feature(

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+
 from threefold import model as model_module
 from threefold.errors import InvalidPackage, OutsideSignature
 from threefold.model import Model, open_session, read_signature

@@ -14,6 +14,7 @@ from botocore.stub import Stubber
 from hypothesis import given
 from hypothesis import strategies as st
 from moto import mock_aws
+
 from threefold import strict_json
 from threefold.errors import StorageUnavailable
 from threefold.outcomes import OutcomeTable, Place, from_attribute, milliseconds, to_attribute

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from threefold import package as package_module
 from threefold.errors import InvalidPackage, NotServable
 from threefold.package import MAXIMUM_FILES, Manifest, Output, Package, digest_of, open_package, pack, unpack

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from threefold import strict_json
 from threefold.prediction import json_values, tensor_to_json
 from threefold.signature import DTYPES, TensorSpec

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import obstore
 import pytest
+
 from threefold.errors import InvalidPackage, NotServable, OutsideSignature, RegistryUnreachable, UnknownModel
 from threefold.package import Output, Package
 from threefold.predictor import RUNTIME, Predictor
@@ -184,7 +185,13 @@ def test_records_that_are_all_bad_have_outcomes_too(
 
 @pytest.mark.parametrize("bad", [[1], [0], [3], [0, 1, 2], [0, 1, 2, 3]])
 def test_a_record_that_the_graph_refuses_fails_alone(
-    bad: list[int], registry: Registry, predictor: Predictor, graphs: Graphs, make_package: PackageMaker, shelf: Shelf
+    *,
+    bad: list[int],
+    registry: Registry,
+    predictor: Predictor,
+    graphs: Graphs,
+    make_package: PackageMaker,
+    shelf: Shelf,
 ) -> None:
     features = (Feature(name="x", type="int64"),)
     package = make_package(graphs.lookup(), name="wine", features=features, output=Output(kind="regression", value="y"))
@@ -372,7 +379,7 @@ def test_the_last_good_model_goes_on_when_a_new_one_is_refused(
     assert observed.count(("PackageRefused", 1, "wine")) == 3
     assert observed.count(("ModelLoadMs", observed[0][1], "wine")) == 1
     assert "example 1: want value 999" in predictor.refusals["wine"]
-    with pytest.raises(NotServable, match="want its champion 2.0.0, got 1.0.0: .*want value 999"):
+    with pytest.raises(NotServable, match=r"want its champion 2\.0\.0, got 1\.0\.0: .*want value 999"):
         predictor.ready("wine")
     # Who asks for the refused one by its name gets no other.
     with pytest.raises(InvalidPackage):
@@ -482,6 +489,7 @@ def test_a_version_that_is_asked_for_is_waited_for(slow_registry: SlowRegistry, 
 
 
 def test_a_loaded_model_goes_on_without_the_registry(
+    *,
     registry: Registry,
     predictor: Predictor,
     made: Made,

@@ -10,6 +10,7 @@ import boto3
 import pytest
 from botocore.stub import ANY, Stubber
 from moto import mock_aws
+
 from threefold.queues import QueueSender, _calls
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from threefold.errors import Malformed
 from threefold.protocols import records
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import obstore
 import pytest
+
 from threefold.errors import InvalidPackage, NotServable, RegistryUnreachable, ReleaseConflict, UnknownModel
 from threefold.package import Output, Package, pack
 from threefold.registry import Registry
@@ -85,7 +86,7 @@ def test_what_is_known_holds_while_the_bucket_is_unreachable(
 
 
 def test_an_unreachable_bucket_is_asked_no_more_often_than_another(
-    registry: Registry, store: MemoryStore, clock: Clock, shelf: Shelf, small: Package, dead_store: S3Store
+    *, registry: Registry, store: MemoryStore, clock: Clock, shelf: Shelf, small: Package, dead_store: S3Store
 ) -> None:
     shelf.release(registry, small)
     registry.release("wine")
@@ -98,7 +99,7 @@ def test_an_unreachable_bucket_is_asked_no_more_often_than_another(
 
 
 def test_a_cold_start_without_the_bucket_serves_the_baked_champion(
-    registry: Registry, clock: Clock, shelf: Shelf, small: Package, dead_store: S3Store, tmp_path: Path
+    *, registry: Registry, clock: Clock, shelf: Shelf, small: Package, dead_store: S3Store, tmp_path: Path
 ) -> None:
     release = shelf.release(registry, small)
     bake(registry, tmp_path / "baked", small)
@@ -114,7 +115,7 @@ def test_a_cold_start_with_nothing_at_hand_says_what_is_unreachable(
     dead_store: S3Store, clock: Clock, tmp_path: Path
 ) -> None:
     cold = Registry(dead_store, cache=tmp_path, baked=tmp_path / "baked", clock=clock)
-    for act in (lambda: cold.release("wine"), lambda: cold.models(), lambda: cold.package("wine", "0" * 64)):
+    for act in (lambda: cold.release("wine"), cold.models, lambda: cold.package("wine", "0" * 64)):
         with pytest.raises(RegistryUnreachable, match="want the model bucket to answer") as caught:
             act()
         assert "\n" not in str(caught.value)
@@ -191,7 +192,14 @@ def test_a_release_that_is_gone_is_unknown(
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b'{"schema": 99}'])
 def test_an_unreadable_release_leaves_the_last_good_one(
-    content: bytes, registry: Registry, store: MemoryStore, clock: Clock, shelf: Shelf, small: Package, tmp_path: Path
+    *,
+    content: bytes,
+    registry: Registry,
+    store: MemoryStore,
+    clock: Clock,
+    shelf: Shelf,
+    small: Package,
+    tmp_path: Path,
 ) -> None:
     release = shelf.release(registry, small)
     registry.release("wine")

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+
 from threefold.request import check_tensors, record_keys
 from threefold.signature import TensorSpec
 

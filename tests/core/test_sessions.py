@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+
 from threefold.errors import InvalidPackage, NotServable, RegistryUnreachable
 from threefold.model import Model
 from threefold.sessions import Sessions
@@ -13,9 +14,8 @@ from threefold.sessions import Sessions
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from threefold.package import Package
-
     from tests.conftest import Graphs, PackageMaker
+    from threefold.package import Package
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from threefold.errors import InvalidManifest
 from threefold.signature import DTYPES, FEATURE_TYPES, Feature, Signature, TensorSpec
 
@@ -46,7 +48,7 @@ def test_a_signature_survives_the_manifest(signature: Signature) -> None:
 def test_a_missing_value_of_nan_survives_the_manifest() -> None:
     feature = Feature(name="a", type="float32", missing=float("nan"))
     read = Feature.from_json(json.loads(json.dumps(feature.to_json(), allow_nan=False)))
-    assert read.missing != read.missing  # noqa: PLR0124 - only NaN differs from itself
+    assert read.missing != read.missing
     text = Feature(name="a", type="string", missing="NaN")
     assert Feature.from_json(text.to_json()) == text
 
@@ -138,3 +140,39 @@ def test_rows_may_share_a_call_only_where_every_tensor_has_them(
     signature = Signature(inputs, outputs)
     assert (signature.batched, signature.fixed_batch) == (batched, fixed)
     assert signature.stackable == (batched or fixed > 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "datatype", "missing", "fits"),
+    [
+        ("float32", "FP32", 0.1, True),
+        ("float32", "FP32", float("nan"), True),
+        ("float32", "FP32", 1e39, False),
+        ("float32", "FP32", float("inf"), False),
+        ("float32", "FP16", 70000, False),
+        ("float32", "FP32", "0.1", False),
+        ("float32", "FP32", True, False),
+        ("float64", "FP64", 10**400, False),
+        ("int64", "FP32", 2**24 + 1, False),
+        ("int64", "FP32", 3, True),
+        ("int64", "FP64", 2.5, False),
+        ("int64", "FP64", float("nan"), False),
+        ("int64", "INT64", 2**53 + 1, True),
+        ("int64", "INT64", 2**63, False),
+        ("int32", "UINT8", -1, False),
+        ("int32", "UINT8", 255, True),
+        ("bool", "FP32", True, True),
+        ("bool", "BOOL", 1, False),
+    ],
+)
+def test_a_default_must_be_a_value_that_the_tensor_holds(kind: str, datatype: str, missing: Any, fits: bool) -> None:
+    feature = Feature(name="f0", type=kind, missing=missing)
+    for signature in (
+        Signature((TensorSpec("x", datatype, (-1, 1)),), (), (feature,), "packed"),
+        Signature((TensorSpec("f0", datatype, (-1, 1)),), (), (feature,), "columns"),
+    ):
+        if fits:
+            signature.check()
+        else:
+            with pytest.raises(InvalidManifest, match="want a missing value"):
+                signature.check()

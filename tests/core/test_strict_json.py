@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from threefold import strict_json
 from threefold.errors import Malformed, shown
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+
 from threefold.model import Answer
 from threefold.names import Metric
 from threefold.package import Output
@@ -73,6 +74,14 @@ def test_outcomes_are_counted_by_who_answered(telemetry: Telemetry, capsys: pyte
         for role, line in lines.items()
     }
     assert counts == {"champion": [4, 2, 1], "canary": [3, 0, 4]}
+
+
+def test_a_request_that_loads_its_model_is_timed_once(telemetry: Telemetry, capsys: pytest.CaptureFixture[str]) -> None:
+    telemetry.add(Metric.MODEL_LOAD, 3.5, "wine")
+    telemetry.outcomes(Outcomes("wine", ["1"], None, "now", [part("champion", 1)]))
+    lines = written(telemetry, capsys)
+    assert [line.get("ModelLoadMs") for line in lines] == [[3.5], None]
+    assert ["LatencyMs" in line for line in lines] == [False, True]
 
 
 def test_nothing_is_carried_over_to_the_next_invocation(

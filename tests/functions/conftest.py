@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
-from threefold_ops.publish import model_folders, publish
 
 from threefold.outcomes import from_attribute
 from threefold.registry import Registry, open_store
 from threefold.release import Release, Version
 from threefold.settings import Settings
+from threefold_ops.publish import model_folders, publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -47,7 +47,7 @@ class Door:
         assert response["isBase64Encoded"] is False
         assert response["headers"]["content-type"] == "application/json"
         # Every body is strict JSON, and no body has a traceback in it.
-        json.loads(response["body"], parse_constant=lambda text: pytest.fail(text))
+        json.loads(response["body"], parse_constant=pytest.fail)
         assert "Traceback" not in response["body"]
         return response
 

@@ -15,18 +15,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from obstore.store import S3Store
 
+from threefold.errors import RegistryUnreachable
 from threefold.package import Output
 from threefold.predictor import Predictor
-from threefold.request import Request
 from threefold.signature import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from threefold.prediction import Outcomes
-
     from tests.conftest import Graphs, PackageMaker
     from tests.functions.conftest import Held, Shelf, Stream
+    from threefold.prediction import Outcomes
+    from threefold.request import Request
 
 FEATURES = (Feature(name="a", type="float32", max=100), Feature(name="b", type="float32"))
 VALUE = Output(kind="regression", value="value")
@@ -318,23 +318,27 @@ def test_messages_bring_as_many_rows_of_tensors_as_they_like(
 
 
 def test_an_outcome_that_no_item_holds_is_answered_as_too_large(
+    *,
     make_stream: Callable[..., Stream],
     shelf: Shelf,
     graphs: Graphs,
     make_package: PackageMaker,
     sqs: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shelf.release(make_package(graphs.identity("INT64", ["n"]), name="echo"))
     stream = make_stream(shelf.bucket)
+    assert stream.module.MAXIMUM_OUTCOME_BYTES * 1.5 < 400_000
+    monkeypatch.setattr(stream.module, "MAXIMUM_OUTCOME_BYTES", 2_000)
 
     def body(count: int, value: int) -> dict[str, Any]:
         tensor = {"name": "x", "datatype": "INT64", "shape": [count], "data": [value] * count}
         return {"model": "echo", "inputs": [tensor]}
 
-    records = [sqs(body(90_000, 1), "wide"), sqs(body(3, 1), "small"), sqs(body(110_000, 1), "large")]
+    records = [sqs(body(700, 1), "wide"), sqs(body(3, 1), "small"), sqs(body(900, 1), "large")]
     assert stream.handle(*records) == []
     sent = by_id(stream.sent())
-    assert len(sent["wide"]["prediction"]["tensors"][0]["data"]) == 90_000
+    assert len(sent["wide"]["prediction"]["tensors"][0]["data"]) == 700
     assert sent["small"]["prediction"]["tensors"][0]["data"] == [1, 1, 1]
     assert sent["large"]["error"]["code"] == "too_large"
     assert stream.stored()["large"]["code"] == "too_large"
@@ -441,7 +445,30 @@ def test_without_the_registry_a_loaded_model_goes_on_and_the_rest_goes_back(
     assert by_id(stream.sent()).keys() == {"m-0", "m-1"}
 
 
+def test_a_message_whose_place_cannot_be_known_is_returned_and_not_scored(
+    *,
+    make_stream: Callable[..., Stream],
+    shelf: Shelf,
+    line: Callable[..., Any],
+    sqs: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_self: Predictor, _model: str) -> None:
+        raise RegistryUnreachable("registry: want an answer, got none")
+
+    shelf.release(line(0))
+    stream = make_stream(shelf.bucket)
+    with monkeypatch.context() as patch:
+        # Only for a moment: the release itself would be found again when the message is scored.
+        patch.setattr(Predictor, "key_field", fail)
+        assert stream.handle(sqs(message(1), "m-1"), sqs(message(2, key="own"), "m-2")) == ["m-1"]
+    assert stream.handle(sqs(message(1), "m-1", receives=2)) == []
+    assert [outcome["id"] for outcome in stream.sent()] == ["m-2", "m-1"]
+    assert stream.stored()["m-1"]["pk"] == "line#c-1"
+
+
 def test_what_is_unforeseen_returns_every_message(
+    *,
     make_stream: Callable[..., Stream],
     shelf: Shelf,
     line: Callable[..., Any],

@@ -180,6 +180,12 @@ class Signature:
             self._check_columns()
         else:
             self._check_packed()
+        datatypes = {spec.name: spec.datatype for spec in self.inputs}
+        for feature in self.features:
+            datatype = datatypes[feature.name] if self.layout == "columns" else self.inputs[0].datatype
+            if feature.missing is not None and not _stands_in(feature, datatype):
+                message = f"feature '{feature.name}': want a missing value that is {datatype}, got {feature.missing!r}"
+                raise InvalidManifest(message)
 
     def _check_packed(self) -> None:
         if len(self.inputs) != 1 or self.inputs[0].datatype == "BYTES":
@@ -234,6 +240,23 @@ class Signature:
             features=tuple(Feature.from_json(feature) for feature in document["features"]),
             layout=document["layout"],
         )
+
+
+def _stands_in(feature: Feature, datatype: str) -> bool:
+    """Whether a feature's default is a value of its type that the tensor can hold."""
+    value, dtype = feature.missing, DTYPES[datatype]
+    if feature.type in {"string", "bool"}:
+        return isinstance(value, str if feature.type == "string" else bool)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    if feature.type.startswith("int") and value != value // 1:
+        return False
+    if dtype.kind in "iu":
+        return bool(np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)
+    if value != value:  # noqa: PLR0124 - only NaN differs from itself
+        return True
+    limit = float(np.finfo(dtype).max)
+    return -limit <= value <= limit and (feature.type.startswith("float") or float(dtype.type(value)) == value)
 
 
 def _carries(datatype: str, feature_type: str) -> bool:

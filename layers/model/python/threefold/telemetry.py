@@ -72,8 +72,11 @@ class Telemetry:
         """
         pending, self._pending = self._pending or {("", ""): {}}, {}
         latency_ms = (time.perf_counter() - started) * 1000
+        answered = {model for model, role in pending if role}
         for (model, role), found in pending.items():
-            found[Metric.LATENCY] = [latency_ms]
+            # Once a model and role: a line of what else happened to a model that answered would count it again.
+            if role or model not in answered:
+                found[Metric.LATENCY] = [latency_ms]
             if self._cold:
                 found[Metric.COLD_START] = [1]
                 self._cold = False

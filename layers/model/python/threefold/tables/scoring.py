@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from threefold.errors import InvalidTable, NotServable
+from threefold.model import RUNTIME
 from threefold.prediction import Status
-from threefold.predictor import RUNTIME
 from threefold.release import Route
 from threefold.request import Request
 from threefold.tables.reader import RowReader
@@ -25,19 +26,39 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class RowIds(Sequence[str]):
+    """Prediction ids, made when they are asked for: job and row, the same at every try."""
+
+    job: str
+    numbers: Sequence[int]
+
+    def __len__(self) -> int:
+        """How many rows."""
+        return len(self.numbers)
+
+    def __getitem__(self, position: Any) -> Any:  # noqa: ANN401 - a slice of ids is nobody's need
+        """The id of a row."""
+        return f"{self.job}-{self.numbers[position]}"
+
+    def select(self, positions: Sequence[int]) -> RowIds:
+        """The ids of the rows at some positions."""
+        return RowIds(self.job, [self.numbers[position] for position in positions])
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
     """A batch and what became of it.
 
     Attributes:
         batch: the records.
         outcomes: of those that have the header's form; None if none has.
-        ids: the prediction ids of all of them: job and row, the same at every try.
+        ids: the prediction ids of all of them.
         rejection: what the rejections of the others have in common.
     """
 
     batch: Batch
     outcomes: Outcomes | None
-    ids: list[str]
+    ids: RowIds
     rejection: dict[str, Any]
 
     def predictions(self) -> list[dict[str, Any]]:
@@ -96,14 +117,14 @@ class ChunkScorer:
 
     def _score(self, batch: Batch) -> Scored:
         plan, champion = self._plan, self._confirmed.release.champion
-        ids = [f"{plan.job}-{number}" for number in batch.numbers]
+        ids = RowIds(plan.job, batch.numbers)
         outcomes = None
         if len(batch.rows):
             request = Request(
                 model=plan.model,
                 rows=batch.rows,
                 release_id=plan.release,
-                ids=[ids[position] for position in batch.good] if batch.bad else ids,
+                ids=ids.select(batch.good) if batch.bad else ids,
                 keys=batch.keys,
             )
             outcomes = self._predictor.predict(request)
