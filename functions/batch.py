@@ -155,7 +155,7 @@ def _pin(upload: Upload) -> dict[str, object]:
     return {
         "release": confirmed.id,
         "digest": champion.digest,
-        "version_label": champion.version,
+        "model_version": champion.version,
         "chunk_bytes": _settings().chunk_bytes,
     }
 

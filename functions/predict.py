@@ -11,7 +11,6 @@ from threefold import strict_json
 from threefold.errors import (
     Forbidden,
     Malformed,
-    MethodNotAllowed,
     NotServable,
     OutsideSignature,
     ThreefoldError,
@@ -42,7 +41,6 @@ STATUS: Final[dict[type[ThreefoldError], int]] = {
     Forbidden: 403,
     UnknownModel: 404,
     UnknownRoute: 404,
-    MethodNotAllowed: 405,
     TooLarge: 413,
     UnsupportedMediaType: 415,
     OutsideSignature: 422,

@@ -94,7 +94,8 @@ def build_runtime_layer(state: Path, runtime: Runtime, progress: Callable[[str],
     """
     lock = REQUIREMENTS / "runtime.txt"
     interpreter = find_interpreter(runtime.python)
-    recipe = [lock.read_text(), Path(__file__).read_text(), runtime.label, platform.platform(), str(interpreter)]
+    recipe = [lock.read_text(), runtime.label, platform.platform(), interpreter is not None]
+    recipe += [sorted(_BOTOCORE_SERVICES), _UNUSED, _UNUSED_PATTERNS]
     digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
     folder = state / "layers" / f"runtime-{runtime.label}-{digest}"
     if folder.is_dir():
@@ -134,9 +135,6 @@ def build_runtime_layer(state: Path, runtime: Runtime, progress: Callable[[str],
         staging.rename(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    for old in folder.parent.glob(f"runtime-{runtime.label}-*"):
-        if old != folder:
-            shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink()
     return folder
 
 

@@ -162,7 +162,7 @@ def read_model_file(path: Path) -> ModelFile:
         message = f"{path}: want YAML, got {error}"
         raise OperatorError(message) from error
     if isinstance(document, dict) and isinstance(schema := document.get("schema"), int) and schema > NEWEST_SCHEMA:
-        message = f"{path}: want schema 1 to {NEWEST_SCHEMA}, got {schema}; upgrade Threefold to read a newer one"
+        message = f"{path}: want schema {NEWEST_SCHEMA} or older, got {schema}; upgrade Threefold to read a newer one"
         raise OperatorError(message)
     try:
         return ModelFile.model_validate(document)

@@ -91,6 +91,9 @@ def deploy_system(
     context = dict(context)
     if target.emulated:
         context = {Context.AUTH: "none", **context}
+    elif context.get(Context.AUTH) == "none":
+        message = "context 'auth': want iam or jwt on AWS, got none; only the embedded AWS may be open to anybody"
+        raise OperatorError(message)
     stage = context.setdefault(Context.STAGE, "dev")
     architecture = context.get("architecture", "x86_64")
     runtime = HOST if target.emulated else lambda_runtime(architecture)

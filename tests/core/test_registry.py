@@ -262,7 +262,23 @@ def test_the_same_content_is_one_package(registry: Registry, store: MemoryStore,
     assert registry.publish(small)
     assert not registry.publish(small)
     paths = [entry["path"] for page in obstore.list(store, "packages/") for entry in page]
-    assert paths == [f"packages/wine/{small.digest}.zip"]
+    assert sorted(paths) == [f"packages/wine/{small.digest}.zip", "packages/wine/versions/1.0.0"]
+
+
+def test_a_version_is_one_package(
+    registry: Registry, small: Package, graphs: Graphs, make_package: PackageMaker
+) -> None:
+    registry.publish(small)
+    output = Output(kind="regression", value="value")
+    other = make_package(graphs.linear([3.0, 4.0]), output=output, name="wine")
+    with pytest.raises(InvalidPackage, match=f"1.0.0, which is package {small.digest[:12]}"):
+        registry.publish(other)
+    assert registry.publish(make_package(graphs.linear([3.0, 4.0]), output=output, name="wine", version="1.0.1"))
+
+
+def test_a_publish_that_was_cut_short_can_be_done_again(registry: Registry, store: MemoryStore, small: Package) -> None:
+    obstore.put(store, "packages/wine/versions/1.0.0", small.digest.encode())
+    assert registry.publish(small)
 
 
 def test_a_package_is_downloaded_once(registry: Registry, store: MemoryStore, small: Package, tmp_path: Path) -> None:

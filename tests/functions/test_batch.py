@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +16,10 @@ from urllib.request import Request, urlopen
 
 import boto3
 import pytest
-from functions import batch
-from moto.server import ThreadedMotoServer
-from threefold_ops.publish import publish
+from botocore.exceptions import ReadTimeoutError
+from botocore.response import StreamingBody
 
+from functions import batch
 from threefold.errors import Malformed, NotServable, StorageUnavailable
 from threefold.jobs import JobState
 from threefold.outcomes import OutcomeTable, from_attribute
@@ -28,6 +29,7 @@ from threefold.release import Challenger, Release, Version
 from threefold.settings import Settings
 from threefold.signature import Feature
 from threefold.tables import objects
+from threefold_ops.publish import publish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +43,7 @@ SETTINGS: Final = Settings(
     results_bucket="results",
     predictions_table="predictions",
     jobs_table="jobs",
-    state_machine_arn="arn:aws:states:us-east-1:123456789012:stateMachine:batch",
+    state_machine_arn="arn:aws:states:eu-central-1:123456789012:stateMachine:batch",
     refresh_seconds=0.0,
 )
 FEATURES: Final = (
@@ -49,15 +51,6 @@ FEATURES: Final = (
     Feature(name="b", type="float32", missing=0.5),
 )
 CONTEXT: Final = SimpleNamespace(get_remaining_time_in_millis=lambda: 600_000)
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @dataclass
@@ -139,23 +132,15 @@ class World:
 
 
 @pytest.fixture
-def world(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Package) -> Iterator[World]:
-    environment = {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        **SETTINGS.to_env(),
-    }
-    for name, value in environment.items():
+def world(aws: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Package) -> Iterator[World]:
+    for name, value in SETTINGS.to_env().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for cached in (batch._settings, batch._telemetry, batch._predictor, batch._s3, batch._steps, batch._tables):
         cached.cache_clear()
     s3, dynamodb, steps = (boto3.client(name) for name in ("s3", "dynamodb", "stepfunctions"))
     for bucket in ("models", "inbox", "results"):
-        s3.create_bucket(Bucket=bucket)
+        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": s3.meta.region_name})
     for bucket in ("models", "inbox"):
         s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     for table in ("predictions", "jobs"):
@@ -174,7 +159,7 @@ def world(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small:
     yield world
     for client in (s3, dynamodb, steps):
         client.close()
-    with urlopen(Request(f"{endpoint}/moto-api/reset", method="POST")):
+    with urlopen(Request(f"{aws}/moto-api/reset", method="POST")):
         pass
 
 
@@ -374,9 +359,8 @@ def test_a_plan_that_was_cut_short_is_made_again_the_same(
             world.send(event)
     # What was promoted and configured meanwhile is for later uploads.
     chunks_of(monkeypatch, 1000)
-    world.release(
-        make_package(graphs.linear([5.0, 5.0]), features=FEATURES, output=Output(kind="regression", value="value"))
-    )
+    output = Output(kind="regression", value="value")
+    world.release(make_package(graphs.linear([5.0, 5.0]), features=FEATURES, output=output, version="2.0.0"))
     world.send(event)
     item = world.run(batch.Upload.from_event(event["Records"][0]).job)
     assert (item["state"], item["chunks"], item["digest"]) == ("complete", 3, small.digest)
@@ -590,9 +574,13 @@ def test_large_parts_are_copied_by_s3_and_small_ones_are_joined(world: World) ->
 
 
 def test_an_object_writer_that_fails_leaves_nothing(world: World) -> None:
-    with pytest.raises(RuntimeError), objects.ObjectWriter(world.s3, "results", "x") as writer:
-        writer.write(b"0" * objects.PART_BYTES)
-        raise RuntimeError
+    def fail() -> None:
+        with objects.ObjectWriter(world.s3, "results", "x") as writer:
+            writer.write(b"0" * objects.PART_BYTES)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert "Uploads" not in world.s3.list_multipart_uploads(Bucket="results")
     assert "Contents" not in world.s3.list_objects_v2(Bucket="results")
 
@@ -645,3 +633,111 @@ def test_the_example_models_answer_as_their_training_library(world: World, model
         elif row["threefold_status"] == "predicted":
             assert row["threefold_label"] == str(want["label"])
             assert float(row["threefold_score"]) == pytest.approx(want["scores"][str(want["label"])], abs=1e-4)
+
+
+def test_an_earlier_attempt_that_ends_later_does_not_take_the_place_of_a_later_one(world: World) -> None:
+    jobs = batch._jobs()
+    first, second = jobs.claim("job", 7, 0), jobs.claim("job", 7, 0)
+    assert first < second
+    assert jobs.count("job", 7, second, batch.Counts(2, 2))
+    assert not jobs.count("job", 7, first, batch.Counts(1, 1))
+    jobs.blame("job", 7, first, "late")
+    assert batch.Counts.of(jobs.chunks("job")[7]) == batch.Counts(2, 2)
+    assert "reason" not in jobs.chunks("job")[7]
+
+
+def test_a_state_never_follows_one_that_it_may_not_follow(world: World) -> None:
+    allowed = {
+        ("planned", "running"),
+        *(
+            (before, after)
+            for before in ("planned", "running", "incomplete")
+            for after in ("complete", "incomplete", "failed")
+        ),
+        *(("failed", after) for after in ("complete", "incomplete")),
+        *((before, "cancelled") for before in ("planned", "running")),
+    }
+    jobs = batch._jobs()
+    for before in JobState:
+        for after in JobState:
+            if after is JobState.PLANNED:
+                continue
+            upload = batch.Upload("inbox", f"small/{before}-{after}", "v", 0, 0, "")
+            jobs.begin(upload, 0, state=before.value)
+            assert jobs.move(upload.job, after) == ((before, after) in allowed)
+            moved = jobs.find(upload.job) or {}
+            assert moved["state"] == (after if (before, after) in allowed else before)
+
+
+def test_a_body_that_breaks_off_is_taken_up_where_it_broke(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = bytes(range(256)) * 8192
+    world.s3.put_object(Bucket="results", Key="x", Body=content)
+    breaks = iter([True, False, True, True])
+    read = StreamingBody.read
+
+    def flaky(body: StreamingBody, amount: int | None = None) -> bytes:
+        if next(breaks, False):
+            raise ReadTimeoutError(endpoint_url="s3")
+        return read(body, 1000 if amount is None else min(amount, 300_000))
+
+    monkeypatch.setattr(StreamingBody, "read", flaky)
+    assert b"".join(objects.read(world.s3, "results", "x", start=5, end=2_000_005)) == content[5:2_000_005]
+    breaks = itertools.repeat(True)
+    with pytest.raises(StorageUnavailable, match="object x: want bytes 0 to 9"):
+        list(objects.read(world.s3, "results", "x", end=9))
+
+
+def test_a_server_that_leaves_ranges_aside_is_read_all_the_same(world: World) -> None:
+    version = world.s3.put_object(Bucket="inbox", Key="x", Body=b"0123456789")["VersionId"]
+
+    def drop(params: dict[str, Any], **_: Any) -> None:
+        params["headers"].pop("Range", None)
+
+    client = boto3.client("s3")
+    client.meta.events.register("before-call.s3.GetObject", drop)
+    for start, end in ((0, None), (3, None), (3, 7), (0, 4), (3, 99)):
+        assert (
+            b"".join(objects.read(client, "inbox", "x", version=version, start=start, end=end))
+            == b"0123456789"[start:end]
+        )
+    client.close()
+
+
+EVENTS: Final = Path(__file__).resolve().parents[2] / "events" / "batch"
+# What stands in the recorded events for what S3 makes up anew with each upload.
+RECORDED: Final = json.loads((EVENTS / "plan.json").read_text())["Records"][0]
+
+
+@pytest.mark.parametrize("case", sorted(path.stem for path in EVENTS.glob("*.json") if ".expected" not in path.name))
+def test_a_recorded_event_is_answered_as_expected(world: World, models: Path, case: str) -> None:
+    publish(world.registry, models / "diabetes")
+    recorded = batch.Upload.from_event(RECORDED)
+    body = (models / "diabetes" / "held-out.csv").read_bytes()
+    version = world.s3.put_object(Bucket="inbox", Key=recorded.key, Body=body)["VersionId"]
+    actual = replace(recorded, bucket="inbox", version=version)
+    names = {
+        recorded.bucket: "inbox",
+        recorded.bucket.replace("inbox", "results"): "results",
+        recorded.version: version,
+    }
+    names |= {recorded.job: actual.job}
+
+    def load(name: str) -> Any:
+        text = (EVENTS / name).read_text()
+        for theirs, ours in names.items():
+            text = text.replace(theirs, ours)
+        return json.loads(text)
+
+    before = {"chunk": ["plan"], "finish": ["plan", "chunk"], "fail": ["plan"]}
+    for step in before.get(case, []):
+        world.send(load(f"{step}.json"))
+    want = load(f"{case}.expected.json")
+    assert world.send(load(f"{case}.json")) == want["response"]
+    job = batch._jobs().find(actual.job)
+    assert (job and {name: job[name] for name in want["job"]}) == want["job"]
+    if "execution" in want:
+        assert world.start(actual.job) == want["execution"]
+        assert [event["chunk"] for event in world.chunk_events(actual.job)] == want["manifest"]
+    if "counts" in want:
+        counts = batch._jobs().chunks(actual.job)[0]
+        assert {name: counts[name] for name in want["counts"]} == want["counts"]

@@ -53,12 +53,6 @@ class UnknownRoute(ThreefoldError):
     code = "unknown_route"
 
 
-class MethodNotAllowed(ThreefoldError):
-    """The path exists, but not with this method."""
-
-    code = "method_not_allowed"
-
-
 class Forbidden(ThreefoldError):
     """The caller may not call this model, whether or not it exists."""
 

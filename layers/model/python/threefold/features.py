@@ -30,7 +30,7 @@ _NON_FINITE: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.
 _EXACT: Final = {"FP16": 2**11, "FP32": 2**24, "FP64": 2**53 - 1}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Encoded:
     """Records as tensors.
 

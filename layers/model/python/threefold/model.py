@@ -38,7 +38,7 @@ _SESSION_BYTES: Final = 1024**2
 _WEIGHT_COPIES: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """What a model says of n rows.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -27,7 +27,12 @@ class Status(StrEnum):
     REJECTED = "rejected"
 
 
-@dataclass(frozen=True, slots=True)
+# A member of an enumeration takes longer to look up than a record takes to answer.
+_PREDICTED: Final = Status.PREDICTED.value
+_ABSTAINED: Final = Status.ABSTAINED.value
+
+
+@dataclass(slots=True)
 class Provenance:
     """Where an answer comes from.
 
@@ -46,7 +51,7 @@ class Provenance:
     stale: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Part:
     """The records of a request that one package answered.
 
@@ -76,23 +81,17 @@ class Part:
 
     def bodies(self) -> Iterator[dict[str, Any]]:
         """For each record, in the part's order: its status and what the model said."""
-        predicted = Status.PREDICTED.value
         answer = self.answer
         if answer.labels is not None:
             if self.abstained is not None:
-                yield from self._with_abstentions(answer.labels, self.abstained)
-            elif self.score is None:
-                for label in answer.labels:
-                    yield {"status": predicted, "label": label}
-            else:
-                for label, score in zip(answer.labels, json_values(self.score), strict=True):
-                    yield {"status": predicted, "label": label, "score": score}
-        elif answer.values is not None:
-            for value in json_values(answer.values):
-                yield {"status": predicted, "value": value}
-        else:
-            for tensors in self._slices():
-                yield {"status": predicted, "tensors": tensors}
+                return self._with_abstentions(answer.labels, self.abstained)
+            if self.score is None:
+                return ({"status": _PREDICTED, "label": label} for label in answer.labels)
+            pairs = zip(answer.labels, json_values(self.score), strict=True)
+            return ({"status": _PREDICTED, "label": label, "score": score} for label, score in pairs)
+        if answer.values is not None:
+            return ({"status": _PREDICTED, "value": value} for value in json_values(answer.values))
+        return ({"status": _PREDICTED, "tensors": tensors} for tensors in self._slices())
 
     def _with_abstentions(
         self, labels: Sequence[str | int], abstained: npt.NDArray[np.bool_]
@@ -101,9 +100,9 @@ class Part:
         for i, label in enumerate(labels):
             score = None if self.score is None else json_values(self.score[i : i + 1])[0]
             if not abstained[i]:
-                yield {"status": Status.PREDICTED.value, "label": label, "score": score}
+                yield {"status": _PREDICTED, "label": label, "score": score}
                 continue
-            body: dict[str, Any] = {"status": Status.ABSTAINED.value, "score": score}
+            body: dict[str, Any] = {"status": _ABSTAINED, "score": score}
             if scores is not None and self.output.classes:
                 best = np.argsort(-scores[i], kind="stable")[: self.options]
                 body["options"] = [
@@ -122,7 +121,7 @@ class Part:
             start += count
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcomes:
     """One outcome per record of a request, in the request's order.
 
@@ -151,22 +150,21 @@ class Outcomes:
 
     def predictions(self) -> list[dict[str, Any]]:
         """The outcomes one by one, in order, ready for JSON (numpy's float32 are left, for their shortest text)."""
-        found: list[Any] = [None] * len(self.ids)
+        ids = self.ids
+        found: list[Any] = [None] * len(ids)
         for part in self.parts:
             source = part.provenance
-            positions = range(len(self.ids)) if part.rows is None else part.rows.tolist()
-            for position, body in zip(positions, part.bodies(), strict=True):
-                found[position] = {
-                    "id": self.ids[position],
-                    "model": source.model,
-                    "version": source.version,
-                    "digest": source.digest,
-                    "role": source.role,
-                    "release": source.release,
-                    **body,
-                    "at": self.at,
-                    "runtime": source.runtime,
-                }
+            head = {
+                "model": source.model,
+                "version": source.version,
+                "digest": source.digest,
+                "role": source.role,
+                "release": source.release,
+            }
+            at, runtime = self.at, source.runtime
+            positions = range(len(ids)) if part.rows is None else part.rows.tolist()
+            for i, body in zip(positions, part.bodies(), strict=True):
+                found[i] = {"id": ids[i], **head, **body, "at": at, "runtime": runtime}
         for position, reasons in self.reasons.items():
             if found[position] is not None:
                 found[position]["reasons"] = reasons

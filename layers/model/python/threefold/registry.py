@@ -204,20 +204,25 @@ class Registry:
     def publish(self, package: Package) -> bool:
         """Put a package where it is not yet; the same content is one package.
 
+        A version's label is taken by the first package that comes with it, before that package itself: whoever is
+        interrupted between the two can publish again.
+
         Returns:
             Whether it is new.
 
         Raises:
-            RegistryUnreachable: the bucket cannot be written.
+            InvalidPackage: another package of the model has this label.
+            RegistryUnreachable: the bucket cannot be read or written.
         """
-        key = _package_key(package.manifest.name, package.digest)
-        try:
-            obstore.put(self._store, key, pack(package.folder), mode="create", use_multipart=False)
-        except AlreadyExistsError:
-            return False
-        except (BaseError, OSError) as error:
-            raise _unreachable(error) from error
-        return True
+        manifest = package.manifest
+        label = f"{Prefix.PACKAGES}{manifest.name}/versions/{manifest.version}"
+        if not self._create(label, package.digest.encode()) and (owner := self._text(label)) != package.digest:
+            message = (
+                f"model '{manifest.name}': want a version that is not taken, got {manifest.version}, "
+                f"which is package {owner[:12]}; this one is {package.digest[:12]}"
+            )
+            raise InvalidPackage(message)
+        return self._create(_package_key(manifest.name, package.digest), pack(package.folder))
 
     def write_release(self, release: Release, *, replaces: str | None) -> str:
         """Write a release document if nobody changed it meanwhile.
@@ -267,6 +272,21 @@ class Registry:
         self._known.pop(model, None)
         self._misses.pop(model, None)
         self._models = None
+
+    def _create(self, key: str, content: bytes) -> bool:
+        try:
+            obstore.put(self._store, key, content, mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            return False
+        except (BaseError, OSError) as error:
+            raise _unreachable(error) from error
+        return True
+
+    def _text(self, key: str) -> str:
+        try:
+            return bytes(obstore.get(self._store, key).bytes()).decode()
+        except (BaseError, OSError) as error:
+            raise _unreachable(error) from error
 
     def _confirm(self, model: str, known: _Known | None, now: float) -> _Known | None:
         if not MODEL_NAME.fullmatch(model) or now < self._misses.get(model, now):

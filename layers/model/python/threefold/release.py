@@ -148,7 +148,7 @@ def check_schema(what: str, got: object, newest: int) -> None:
         InvalidManifest: `got` is not a schema number up to `newest`.
     """
     if not isinstance(got, int) or not 1 <= got <= newest:
-        message = f"{what}: want schema 1 to {newest}, got {got!r}; upgrade Threefold to read a newer one"
+        message = f"{what}: want schema {newest} or older, got {got!r}; upgrade Threefold to read a newer one"
         raise InvalidManifest(message)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from threefold.signature import TensorSpec
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Records:
     """Records as JSON objects: n mappings from feature name to value."""
 
@@ -44,7 +44,7 @@ class Records:
         return model.encoder.encode(self.records)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Matrix:
     """Records as numbers: shape [n, features], float64, in the order of the features, NaN for a missing value.
 
@@ -79,7 +79,7 @@ class Matrix:
         return model.encoder.encode_matrix(self.values.copy())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tensors:
     """Records as raw tensors, each with as many rows as its sender chose: input name to array."""
 
@@ -112,7 +112,7 @@ class Tensors:
         return Encoded(stacked, rows, problems, counts=counts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Request:
     """n records for one model.
 
