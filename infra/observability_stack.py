@@ -66,19 +66,19 @@ class ObservabilityStack(StageStack):
         for door in DOORS:
             self._alarm(f"{door}-errors", self._function_metric(door, "Errors"), "an invocation failed")
             self._alarm(f"{door}-throttles", self._function_metric(door, "Throttles"), "no concurrency was left")
+            self._alarm(
+                f"{door}-release-stale",
+                self._own_metric(door, Metric.RELEASE_STALE),
+                "the registry could not be reached, and a release older than refreshSeconds answered",
+                periods=3,
+            )
+            self._alarm(
+                f"{door}-package-refused",
+                self._own_metric(door, Metric.PACKAGE_REFUSED),
+                "a released package failed its checks, and the last good one answers, if there is one",
+            )
         self._alarm("predict-5xx", self._api_metric("5xx"), "callers got a server error")
         self._alarm("batch-failed", self._job_metric("ExecutionsFailed"), "a job failed")
-        self._alarm(
-            "release-stale",
-            self._own_metric(Door.PREDICT, Metric.RELEASE_STALE),
-            "the registry could not be reached, and a release older than refreshSeconds answered",
-            periods=3,
-        )
-        self._alarm(
-            "package-refused",
-            self._own_metric(Door.PREDICT, Metric.PACKAGE_REFUSED),
-            "a released package failed its checks, and the last good one answers",
-        )
 
     def _alarm_on_queues(self) -> None:
         self._alarm(

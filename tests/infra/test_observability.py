@@ -35,8 +35,8 @@ def test_each_alarm_watches_what_it_says(iam: Assembly) -> None:
         "batch-failed": ("AWS/States", "ExecutionsFailed", {"StateMachineArn": machine}),
         "dead-letters": ("AWS/SQS", "ApproximateNumberOfMessagesVisible", {"QueueName": "threefold-dev-dead-letters"}),
         "requests-age": ("AWS/SQS", "ApproximateAgeOfOldestMessage", {"QueueName": "threefold-dev-requests"}),
-        "release-stale": (namespace("dev"), Metric.RELEASE_STALE, {"door": "predict"}),
-        "package-refused": (namespace("dev"), Metric.PACKAGE_REFUSED, {"door": "predict"}),
+        **{f"{door}-release-stale": (namespace("dev"), Metric.RELEASE_STALE, {"door": door}) for door in DOORS},
+        **{f"{door}-package-refused": (namespace("dev"), Metric.PACKAGE_REFUSED, {"door": door}) for door in DOORS},
     }
     assert {name: watched(alarm) for name, alarm in alarms(iam).items()} == expected
 
