@@ -72,10 +72,12 @@ def handler(event: Event, context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lam
             raise Malformed(message)
     except (BotoCoreError, ClientError) as error:
         _telemetry().logger.exception("AWS call failed", action=action)
+        _telemetry().add(Metric.ERRORS, 1)
         message = f"{action}: want AWS to answer, got {error}"
         raise StorageUnavailable(message) from error
     except ThreefoldError as error:
         _telemetry().logger.warning("step failed", action=action, code=error.code, reason=str(error))
+        _telemetry().add(Metric.ERRORS, 1)
         raise
     finally:
         _telemetry().flush(started, action=action, job=event.get("job"))
@@ -174,9 +176,10 @@ def _score(job: str, model: str, chunk: Chunk, deadline: float) -> None:
     attempt = _jobs().claim(job, chunk.number, _now_ms())
     try:
         counts = _score_rows(Plan.from_json(_read(Files(model, job).plan)), chunk, deadline)
-    except (ThreefoldError, BotoCoreError, ClientError) as error:
-        # Step Functions tells the job only that some chunk failed.
-        _jobs().blame(job, chunk.number, attempt, str(error))
+    except Exception as error:
+        # Whatever it is: Step Functions tells the job only that some chunk failed.
+        reason = str(error) if isinstance(error, ThreefoldError) else f"{type(error).__name__}; the log says more"
+        _jobs().blame(job, chunk.number, attempt, reason)
         raise
     _jobs().count(job, chunk.number, attempt, counts)
     telemetry = _telemetry()
@@ -246,12 +249,14 @@ def _finish(job: str, model: str) -> None:
             missing.append(chunk.number)
     now_ms = _now_ms()
     seconds = max(0.001, (now_ms - milliseconds(item.get("started_at") or item["planned_at"])) / 1000)
-    planned = sum(chunk.rows for chunk in chunks)
+    planned, state = sum(chunk.rows for chunk in chunks), JobState.INCOMPLETE if missing else JobState.COMPLETE
     moved = jobs.move(
         job,
-        JobState.INCOMPLETE if missing else JobState.COMPLETE,
+        state,
         **{**asdict(counts), "rows": planned},
         missing=missing[:_MAXIMUM_MISSING],
+        # A job that failed or was incomplete before may have become complete.
+        code=state.value if missing else "",
         reason=f"rows: want {planned} with an outcome each, got {len(missing)} chunks without" if missing else "",
         finished_at=iso(now_ms),
         rows_per_second=round(counts.rows / seconds, 1),
@@ -267,7 +272,9 @@ def _fail(job: str, error: Any) -> None:  # noqa: ANN401 - what Step Functions c
     caught = error if isinstance(error, dict) else {}
     reason = failed[0] if failed else _cause(caught.get("Cause"))
     code = str(caught.get("Error") or "error")
-    _jobs().move(job, JobState.FAILED, code=code, reason=reason, finished_at=iso(_now_ms()))
+    if _jobs().move(job, JobState.FAILED, code=code, reason=reason, finished_at=iso(_now_ms())):
+        _telemetry().logger.error("job failed", job=job, code=code, reason=reason)
+        _telemetry().add(Metric.ERRORS, 1)
 
 
 def _cause(cause: object) -> str:

@@ -480,6 +480,16 @@ def test_outcomes_that_cannot_be_written_in_time_are_tried_again(world: World, m
     assert world.run(job)["state"] == "complete"
 
 
+def test_a_job_says_of_a_fault_of_ours_only_its_kind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = world.plan("a,b\n1,1\n")
+    (event,) = world.chunk_events(job)
+    monkeypatch.setattr(batch, "_store", lambda *_: {}["secret"])
+    with pytest.raises(KeyError):
+        world.send(event)
+    world.send({"action": "fail", "job": job, "model": "small", "error": {"Error": "KeyError", "Cause": "'secret'"}})
+    assert world.job(job)["reason"] == "KeyError; the log says more"
+
+
 def test_a_chunk_without_time_left_is_tried_again(world: World) -> None:
     (event,) = world.chunk_events(world.plan("a,b\n1,1\n"))
     with pytest.raises(StorageUnavailable, match="want 1 rows scored, got no time after 0"):
@@ -548,7 +558,7 @@ def test_a_failure_keeps_what_is_there_and_says_why_without_a_traceback(world: W
     )
     assert item["rows"] == 10
     complete = world.run(job)
-    assert complete["state"] == "complete"
+    assert (complete["state"], complete["code"], complete["reason"]) == ("complete", "", "")
     world.send({"action": "fail", "job": job, "model": "small", "error": {}})
     assert world.job(job) == complete
 

@@ -208,6 +208,14 @@ def test_a_field_of_any_length_is_read() -> None:
     assert not batch.bad
 
 
+@pytest.mark.parametrize("numeric", [True, False])
+def test_a_key_that_no_item_could_hold_is_bad_alone(numeric: bool) -> None:
+    fits, long = "k" * 65_536, "é" * 32_769
+    (batch,) = batches(f"{fits},1,x,2,3\n{long},1,x,2,3\n", numeric=numeric)
+    assert batch.bad == {1: "want a key of at most 65536 bytes, got 65538"}
+    assert batch.keys == [fits]
+
+
 def test_batches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader_module, "ROWS_PER_BATCH", 4)
     found = batches("k,1,x,2,3\n" * 10)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     Positions = npt.NDArray[np.intp]
 
+# An item of the predictions table holds 400 KB, and the key is one of its attributes.
+MAXIMUM_KEY_BYTES: Final = 64 * 1024
 # As many as one call of the model takes.
 ROWS_PER_BATCH: Final = 4096
 # Measured: their text and their numbers stay in the processor's cache.
@@ -128,6 +130,8 @@ class RowReader:
             yield (self._read_numbers(block, first, last) if numeric else None) or self._read_cells(block, first, last)
 
     def _read_numbers(self, block: Block, first: int, last: int) -> Batch | None:
+        if self._key is not None and (block.stops[first:last] - block.starts[first:last]).max() > MAXIMUM_KEY_BYTES:
+            return None
         parts: list[npt.NDArray[np.float64]] = []
         keys: list[str | None] = []
         for start in range(first, last, _ROWS_AT_A_TIME):
@@ -212,6 +216,8 @@ class RowReader:
                 bad[i] = row
             elif len(row) != self._width:
                 bad[i] = f"want {self._width} cells, got {len(row)}"
+            elif self._key is not None and (size := len(row[self._key].encode())) > MAXIMUM_KEY_BYTES:
+                bad[i] = f"want a key of at most {MAXIMUM_KEY_BYTES} bytes, got {size}"
             else:
                 records.append({feature.name: parse_cell(feature, row[column]) for column, feature in self._cells})
                 if self._key is not None:
