@@ -28,7 +28,7 @@ check: ## formatting, lint, types and the house's import rules
 	@$(BIN)/lint-imports
 
 bench: ## the figures of docs/performance.md, measured here
-	@$(PYTHON) ops/setup.py bench
+	@$(PYTHON) ops/setup.py bench emulator
 	@.threefold/bench/bin/python -m benchmarks
 
 bench-peers: ## the same prediction through other servers, in process

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from benchmarks.measure import Row
 
-PATHS: Final = ("sync", "cold", "layers", "stream", "batch")
+PATHS: Final = ("sync", "cold", "layers", "stream", "batch", "local")
 RESULTS: Final = Path(__file__).with_name("results.json")
 
 

@@ -6,18 +6,16 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import tempfile
-import time
 import zipfile
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from benchmarks.function import RunningFunction, Start
 from benchmarks.measure import Goal, compare
 from benchmarks.models import open_model
 from benchmarks.requests import api_event
@@ -27,21 +25,17 @@ from threefold.names import Door
 from threefold.settings import Settings
 from threefold_ops.layers import HOST, build_model_layer, build_runtime_layer, compile_folder
 from threefold_ops.local.executor.content import lay_out_runtime
-from threefold_ops.local.executor.runtime_api import PREFIX, RuntimeApi
 from threefold_ops.paths import BASE_PYTHON, BUILD, ROOT
 from threefold_ops.publish import champions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from benchmarks.measure import Row
     from benchmarks.models import BenchModel
-    from threefold_ops.local.executor.runtime_api import Request
 
 _ROUNDS: Final = 9
-_WAIT_SECONDS: Final = 60.0
 _BUCKET: Final = "models"
-_REQUEST: Final = "bench"
 # One module each beside this one; `empty` answers nothing and is what all others are measured above.
 _REFERENCES: Final = Path(__file__).with_name("cold_handlers")
 _EVERYTHING: Final = (
@@ -53,21 +47,6 @@ _EVERYTHING: Final = (
     "typing_inspection",
     "typing_extensions",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """How a process is started.
-
-    Attributes:
-        code: the folder of the handler's module; without bytecode, as in a function's zip.
-        folders: where else it imports from: the layers, first come first.
-    """
-
-    handler: str
-    code: Path
-    folders: tuple[Path, ...]
-    variables: Mapping[str, str]
 
 
 def measure() -> list[Row]:
@@ -103,7 +82,7 @@ def measure() -> list[Row]:
 
 
 @contextmanager
-def _prepared(model: BenchModel) -> Iterator[dict[str, _Start]]:
+def _prepared(model: BenchModel) -> Iterator[dict[str, Start]]:
     """Lay out layers, code and a bucket, as Lambda would find them."""
     runtime_layer = build_runtime_layer(BUILD, HOST) / "python"
     with tempfile.TemporaryDirectory(prefix="threefold-cold-") as scratch:
@@ -143,7 +122,7 @@ def _prepared(model: BenchModel) -> Iterator[dict[str, _Start]]:
             }
             layers = (root / "layer" / "python", runtime_layer)
             yield {
-                name: _Start(f"{module}.handler", root / name, (*layers, *extra, client), variables)
+                name: Start(f"{module}.handler", root / name, (*layers, *extra, client), variables)
                 for name, module, extra in (
                     ("ours", "predict", ()),
                     ("floor", "floor", ()),
@@ -172,56 +151,15 @@ def _copy_everything(folder: Path) -> Path:
     return folder
 
 
-def _run(start: _Start, event: bytes) -> tuple[float, bytes]:
+def _run(start: Start, event: bytes) -> tuple[float, bytes]:
     """Start a process, let it answer one invocation, and end it.
 
     Returns:
         The processor seconds that it took, user and system, and its answer.
     """
-    api = RuntimeApi(8 << 20)
-    process = subprocess.Popen(
-        [str(BASE_PYTHON), "-S", "-s", "-m", "awslambdaric", start.handler],
-        cwd=start.code,
-        env={
-            **start.variables,
-            "AWS_LAMBDA_RUNTIME_API": api.address,
-            "LAMBDA_TASK_ROOT": str(start.code),
-            "PYTHONPATH": os.pathsep.join(map(str, (start.code, *start.folders))),
-        },
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+    function = RunningFunction(start)
     try:
-        answer = _converse(api, event)
+        answer = function.invoke(event)
     finally:
-        process.kill()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        api.close()
-    return usage.ru_utime + usage.ru_stime, answer
-
-
-def _converse(api: RuntimeApi, event: bytes) -> bytes:
-    """Lambda's side of one invocation: until the client asks for the next one."""
-    first = _receive(api, "invocation/next")
-    headers = {
-        "Lambda-Runtime-Aws-Request-Id": _REQUEST,
-        "Lambda-Runtime-Deadline-Ms": "4102444800000",
-        "Lambda-Runtime-Invoked-Function-Arn": "arn:aws:lambda:eu-central-1:000000000000:function:bench",
-        "Lambda-Runtime-Trace-Id": "Root=1-00000000-000000000000000000000000;Parent=0000000000000000;Sampled=0",
-    }
-    api.answer(first, "200 OK", event, headers)
-    response = _receive(api, f"invocation/{_REQUEST}/response")
-    api.answer(response, "202 Accepted")
-    _receive(api, "invocation/next")
-    return response.body
-
-
-def _receive(api: RuntimeApi, wanted: str) -> Request:
-    deadline = time.monotonic() + _WAIT_SECONDS
-    while time.monotonic() < deadline:
-        if (request := api.receive(0.5)) is not None:
-            assert request.path == PREFIX + wanted, f"want {wanted}, got {request.path}: {request.body!r:.2000}"
-            return request
-    message = f"want the runtime client to say {wanted} within {_WAIT_SECONDS} s, got nothing"
-    raise TimeoutError(message)
+        seconds = function.stop()
+    return seconds, answer

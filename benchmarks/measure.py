@@ -51,8 +51,10 @@ class Row:
     holds: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The row as results.json keeps it."""
-        return asdict(self)
+        """The row as results.json keeps it: the unit goes with the name."""
+        row = asdict(self)
+        unit = row.pop("unit")
+        return {**row, "name": f"{self.name.strip()} [{unit}]"}
 
 
 def compare(name: str, value: float, unit: str, reference: float | None = None, goal: Goal | None = None) -> Row:

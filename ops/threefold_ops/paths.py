@@ -16,6 +16,6 @@ BUILD: Final = ROOT / ".threefold"
 EMULATOR_PYTHON: Final = BUILD / "emulator" / "bin" / "python"
 # Which local system a command means: a second one has a folder of its own.
 STATE: Final = Path(os.environ.get("THREEFOLD_STATE") or BUILD)
-UV: Final = Path(sys.prefix) / "bin" / "uv"
+UV: Final = ROOT / ".venv" / "bin" / "uv"
 # The interpreter below the virtual environment: functions run on it with their layers only.
 BASE_PYTHON: Final = Path(getattr(sys, "_base_executable", sys.executable)).resolve()

@@ -175,6 +175,12 @@ def test_rows_that_are_ragged_in_opposite_ways_do_not_pass_for_whole_ones(column
     assert set(batch.bad) == {0, 1}
 
 
+def test_a_row_too_short_does_not_borrow_a_cell_from_one_too_long() -> None:
+    # Every cell is a number, and there are as many delimiters as two whole rows have.
+    (batch,) = batches("1,1,7,2,3\n,1,7,2,3,9,9\n", columns=("id", "a", "note", "b", "c", "x"))
+    assert set(batch.bad) == {0, 1}
+
+
 @pytest.mark.parametrize("width", [255, 256, 257, 600])
 def test_wide_rows_are_read_like_narrow_ones(width: int) -> None:
     header = Header(",".join(["a", "b", "c", *(f"x{i}" for i in range(width - 3))]), ",", "\n")

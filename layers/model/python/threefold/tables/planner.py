@@ -121,7 +121,7 @@ def cut(blocks: Iterator[Block], *, chunk_bytes: int, chunk_rows: int = ROWS_PER
         while start < len(block.data):
             # The first record that fills the chunk, by size or by count.
             by_size = int(np.searchsorted(block.ends, start + chunk_bytes - size))
-            last = min(max(first, by_size), first + chunk_rows - rows - 1)
+            last = min(by_size, first + chunk_rows - rows - 1)
             full = last < len(block)
             end = int(block.ends[last]) if full else len(block.data)
             count = (last + 1 if full else len(block)) - first
