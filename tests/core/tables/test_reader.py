@@ -183,16 +183,25 @@ def test_a_row_too_short_does_not_borrow_a_cell_from_one_too_long() -> None:
 
 @pytest.mark.parametrize("width", [255, 256, 257, 600])
 def test_wide_rows_are_read_like_narrow_ones(width: int) -> None:
-    header = Header(",".join(["a", "b", "c", *(f"x{i}" for i in range(width - 3))]), ",", "\n")
-    reader = RowReader(header, OVER["FP64"])
-    text = ",".join(str(i) for i in range(width)) + "\n"
-    other = ",".join(["1"] * (width + 256)) + "\n"
-    (good, mixed) = (
-        next(reader.read(next(read_blocks(iter([body.encode()]), ",")))) for body in (text * 3, text + other)
+    names = [f"x{i}" for i in range(width)]
+    reader = RowReader(Header(",".join(names), ",", "\n"), [Feature(name=name, type="float64") for name in names])
+    row, longer = (",".join(map(str, range(size))) + "\n" for size in (width, width + 256))
+    whole, mixed = (
+        next(reader.read(next(read_blocks(iter([text.encode()]), ",")))) for text in (row * 3, row + longer)
     )
-    assert isinstance(good.rows, Matrix)
-    assert good.rows.values.tolist() == [[0.0, 1.0, 2.0]] * 3
+    assert isinstance(whole.rows, Matrix)
+    assert whole.rows.values.tolist() == [list(range(width))] * 3
     assert list(mixed.bad) == [1]
+
+
+@pytest.mark.parametrize("cell", ["-0", "-0.0", " -0", "-0e5", "0"])
+@pytest.mark.parametrize("datatype", ["FP32", "FP64"])
+def test_a_zero_has_the_sign_that_its_feature_gives_it(cell: str, datatype: str) -> None:
+    table = (("a", "b", "c"), f"{cell},{cell},{cell}\n")
+    agree(table, datatype)
+    (batch,) = batches(table[1], datatype, columns=table[0])
+    signs = np.signbit(encode(batch, datatype).tensors["x"]).tolist()
+    assert signs == [[cell != "0", False, cell != "0"]]
 
 
 def test_a_lone_carriage_return_is_bad_alone() -> None:
