@@ -10,6 +10,7 @@ from aws_cdk import aws_stepfunctions_tasks as tasks
 from constructs import Construct
 
 from infra.grants import Grant, accept, make_role
+from threefold.names import RETRYABLE
 
 if TYPE_CHECKING:
     from aws_cdk import aws_iam as iam
@@ -25,6 +26,7 @@ TRANSIENT: Final = (
     "Lambda.TooManyRequestsException",
     "Lambda.Unknown",
     "States.Timeout",
+    *RETRYABLE,
 )
 TRANSIENT_ATTEMPTS: Final = 8
 # All else that a function can fail with; more often than this is not bad luck.

@@ -348,6 +348,31 @@ def test_a_duplicate_event_is_the_same_job(world: World) -> None:
     assert len(world.steps.list_executions(stateMachineArn=SETTINGS.state_machine_arn)["executions"]) == 1
 
 
+def test_a_duplicate_event_of_a_refused_upload_changes_nothing(world: World) -> None:
+    event = world.upload(TEN, "nobody/rows.csv")
+    world.send(event)
+    job = batch.Upload.from_event(event["Records"][0]).job
+    refused = world.job(job)
+    assert world.send(event) == {}
+    assert world.job(job) == refused
+
+
+def test_a_job_that_was_started_already_is_not_started_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    event = world.upload(TEN)
+    job = batch.Upload.from_event(event["Records"][0]).job
+    with monkeypatch.context() as broken:
+        broken.setattr(batch.JobTable, "move", lambda *_, **__: (_ for _ in ()).throw(StorageUnavailable("not now")))
+        with pytest.raises(StorageUnavailable):
+            world.send(event)
+    assert world.job(job)["state"] == "planned"
+    executions = world.steps.list_executions(stateMachineArn=SETTINGS.state_machine_arn)["executions"]
+    # Step Functions knows a name for 90 days after its execution has ended.
+    world.steps.stop_execution(executionArn=executions[0]["executionArn"])
+    assert world.send(event) == {}
+    assert world.job(job)["state"] == "running"
+    assert len(world.steps.list_executions(stateMachineArn=SETTINGS.state_machine_arn)["executions"]) == 1
+
+
 def test_a_plan_that_was_cut_short_is_made_again_the_same(
     world: World, small: Package, monkeypatch: pytest.MonkeyPatch, make_package: Any, graphs: Any
 ) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.infra.assembly import text
+from threefold.names import RETRYABLE
 from threefold.settings import Settings
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def test_every_task_calls_the_alias_and_states_its_retries(iam: Assembly) -> Non
         assert task["Resource"] == alias(iam)
         assert task["TimeoutSeconds"] > timeout
         transient, failed = task["Retry"]
-        assert set(transient["ErrorEquals"]) == TRANSIENT
+        assert set(transient["ErrorEquals"]) == TRANSIENT | set(RETRYABLE)
         assert failed["ErrorEquals"] == ["States.TaskFailed"]
         assert 0 < failed["MaxAttempts"] < transient["MaxAttempts"]
         for retry in (transient, failed):

@@ -28,6 +28,10 @@ class Metric:
     STREAM_LAG: Final = "StreamLagMs"
 
 
+# Errors by the names that Step Functions sees them under: a throttled table or a registry that is away comes back.
+RETRYABLE: Final = ("NotServable", "RegistryUnreachable", "StorageUnavailable")
+
+
 class Prefix:
     """Key prefixes of the versioned model bucket."""
 
