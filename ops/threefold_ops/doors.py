@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
+from botocore.exceptions import ClientError
 from botocore.httpsession import URLLib3Session
 
 from threefold.jobs import JobTable, Upload
@@ -158,20 +160,25 @@ class Queues:
         Raises:
             OperatorError: some did not come in that time.
         """
-        waiting = set(ids)
+        waiting, others = set(ids), []
         deadline = time.monotonic() + timeout_seconds
         url = self._system.predictions_queue_url
-        while waiting and time.monotonic() < deadline:
-            response = self._sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1)
-            for message in response.get("Messages", []):
-                outcome = json.loads(message["Body"])
-                if outcome["id"] not in waiting:
-                    handle = message["ReceiptHandle"]
+        try:
+            while waiting and time.monotonic() < deadline:
+                response = self._sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1)
+                for message in response.get("Messages", []):
+                    outcome = json.loads(message["Body"])
+                    if outcome["id"] not in waiting:
+                        # Put back only at the end: the queue would give it to us again, before our own.
+                        others.append(message["ReceiptHandle"])
+                        continue
+                    self._sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+                    waiting.discard(outcome["id"])
+                    yield outcome
+        finally:
+            for handle in others:
+                with contextlib.suppress(ClientError):  # somebody else may have it by now
                     self._sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=handle, VisibilityTimeout=0)
-                    continue
-                self._sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
-                waiting.discard(outcome["id"])
-                yield outcome
         if waiting:
             message = (
                 f"predictions queue: want {len(ids)} outcomes in {timeout_seconds:.0f} s, got {len(ids) - len(waiting)}"
