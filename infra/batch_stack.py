@@ -8,7 +8,7 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_s3 as s3
 
 from infra.function import DoorFunction
-from infra.grants import Grant
+from infra.grants import Grant, accept
 from infra.job import Job
 from infra.stage_stack import StageStack
 from infra.store_stack import private_bucket
@@ -33,6 +33,8 @@ class BatchStack(StageStack):
     def __init__(self, scope: Construct, context: DeploymentContext) -> None:
         """Make the function first, then what calls it."""
         super().__init__(scope, Door.BATCH, context, "predictions over CSV files")
+        lost_uploads = self.queue("LostUploads", "lost-uploads", retention_days=14)
+        accept(lost_uploads, "it holds what was given up; nothing reads it but the operator", "AwsSolutions-SQS3")
         door = DoorFunction(
             self,
             settings=Settings(
@@ -64,6 +66,7 @@ class BatchStack(StageStack):
                     [self.bucket_arn("results", "*")],
                     wildcard="models and jobs name the results",
                 ),
+                Grant(["sqs:SendMessage"], [lost_uploads.queue_arn]),
                 # Without it S3 says 403 of a key that is not there.
                 Grant(["s3:ListBucket"], [self.bucket_arn("inbox"), self.bucket_arn("results")]),
                 Grant(
@@ -79,6 +82,17 @@ class BatchStack(StageStack):
         inbox = private_bucket(self, "Inbox", "inbox", versioned=True, noncurrent_days=_INBOX_NONCURRENT_DAYS)
         results = private_bucket(self, "Results", "results", versioned=False)
         self._notify(inbox, door)
+        # S3 tells of an upload once, and Lambda tries three times: after that, here is the event to send again.
+        lambda_.CfnEventInvokeConfig(
+            self,
+            "LostUploadsKept",
+            function_name=door.function.function_name,
+            qualifier=door.alias.alias_name,
+            maximum_retry_attempts=2,
+            destination_config=lambda_.CfnEventInvokeConfig.DestinationConfigProperty(
+                on_failure=lambda_.CfnEventInvokeConfig.OnFailureProperty(destination=lost_uploads.queue_arn)
+            ),
+        )
         job = Job(self, door.alias)
         self.output(Output.INBOX_BUCKET, inbox.bucket_name)
         self.output(Output.RESULTS_BUCKET, results.bucket_name)

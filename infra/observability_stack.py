@@ -87,6 +87,11 @@ class ObservabilityStack(StageStack):
             "messages were given up; look, then redrive",
         )
         self._alarm(
+            "lost-uploads",
+            self._queue_metric("lost-uploads", "ApproximateNumberOfMessagesVisible"),
+            "uploads that could not even be planned; send their events again",
+        )
+        self._alarm(
             "requests-age",
             self._queue_metric("requests", "ApproximateAgeOfOldestMessage"),
             "requests wait too long",

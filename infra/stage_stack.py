@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from aws_cdk import CfnOutput, Environment, RemovalPolicy, Stack, Tags
+from aws_cdk import CfnOutput, Duration, Environment, RemovalPolicy, Stack, Tags
 from aws_cdk import aws_logs as logs
+from aws_cdk import aws_sqs as sqs
 
 from infra.grants import Grant
 from threefold.names import Prefix, stack_name
@@ -90,6 +91,28 @@ class StageStack(Stack):
         assert isinstance(child, logs.CfnLogGroup)
         child.retention_in_days = self.context.log_retention_days
         return group
+
+    def queue(
+        self,
+        construct_id: str,
+        part: str,
+        *,
+        retention_days: int = 4,
+        visibility_seconds: int = 30,
+        dead_letter_queue: sqs.DeadLetterQueue | None = None,
+    ) -> sqs.Queue:
+        """A queue that is encrypted, and that only TLS reaches."""
+        return sqs.Queue(
+            self,
+            construct_id,
+            queue_name=self.name(part),
+            encryption=sqs.QueueEncryption.SQS_MANAGED,
+            enforce_ssl=True,
+            retention_period=Duration.days(retention_days),
+            visibility_timeout=Duration.seconds(visibility_seconds),
+            dead_letter_queue=dead_letter_queue,
+            removal_policy=self.removal_policy,
+        )
 
     def output(self, name: str, value: str) -> None:
         """An output of `names.Output`; none is exported."""

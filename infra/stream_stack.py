@@ -33,14 +33,14 @@ class StreamStack(StageStack):
     def __init__(self, scope: Construct, context: DeploymentContext) -> None:
         """Make the queues, the function and the event source."""
         super().__init__(scope, Door.STREAM, context, "predictions over SQS")
-        dead_letters = self._queue("DeadLetters", "dead-letters", retention_days=14)
-        requests = self._queue(
+        dead_letters = self.queue("DeadLetters", "dead-letters", retention_days=14)
+        requests = self.queue(
             "Requests",
             "requests",
             visibility_seconds=VISIBILITY_SECONDS,
             dead_letter_queue=sqs.DeadLetterQueue(queue=dead_letters, max_receive_count=RECEIVES),
         )
-        predictions = self._queue("Predictions", "predictions")
+        predictions = self.queue("Predictions", "predictions")
         accept(
             predictions,
             "its consumers are the customer's: when to give a prediction up is theirs to say",
@@ -92,24 +92,3 @@ class StreamStack(StageStack):
         self.output(Output.REQUESTS_QUEUE_URL, requests.queue_url)
         self.output(Output.PREDICTIONS_QUEUE_URL, predictions.queue_url)
         self.output(Output.DEAD_LETTER_QUEUE_URL, dead_letters.queue_url)
-
-    def _queue(
-        self,
-        construct_id: str,
-        part: str,
-        *,
-        retention_days: int = 4,
-        visibility_seconds: int = 30,
-        dead_letter_queue: sqs.DeadLetterQueue | None = None,
-    ) -> sqs.Queue:
-        return sqs.Queue(
-            self,
-            construct_id,
-            queue_name=self.name(part),
-            encryption=sqs.QueueEncryption.SQS_MANAGED,
-            enforce_ssl=True,
-            retention_period=Duration.days(retention_days),
-            visibility_timeout=Duration.seconds(visibility_seconds),
-            dead_letter_queue=dead_letter_queue,
-            removal_policy=self.removal_policy,
-        )

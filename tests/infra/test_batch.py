@@ -182,3 +182,12 @@ def test_old_uploads_go_but_no_current_one(iam: Assembly) -> None:
     (rule,) = inbox["LifecycleConfiguration"]["Rules"]
     assert rule["NoncurrentVersionExpiration"] == {"NoncurrentDays": 30}
     assert "ExpirationInDays" not in rule
+
+
+def test_an_upload_that_cannot_be_planned_is_kept_as_the_event_it_came_with(iam: Assembly) -> None:
+    (queue,) = iam.resources("AWS::SQS::Queue", "batch")
+    assert iam.resources("AWS::SQS::Queue", "batch")[queue]["Properties"]["MessageRetentionPeriod"] == 14 * 86_400
+    kept = iam.only("AWS::Lambda::EventInvokeConfig", "batch")
+    assert kept["DestinationConfig"]["OnFailure"]["Destination"] == {"Fn::GetAtt": [queue.rpartition("/")[2], "Arn"]}
+    # S3 calls the alias: what is set on another qualifier would not count.
+    assert kept["Qualifier"] == "live"

@@ -34,6 +34,7 @@ def test_each_alarm_watches_what_it_says(iam: Assembly) -> None:
         "predict-5xx": ("AWS/ApiGateway", "5xx", {"ApiId": f"${{{parameter}}}"}),
         "batch-failed": ("AWS/States", "ExecutionsFailed", {"StateMachineArn": machine}),
         "dead-letters": ("AWS/SQS", "ApproximateNumberOfMessagesVisible", {"QueueName": "threefold-dev-dead-letters"}),
+        "lost-uploads": ("AWS/SQS", "ApproximateNumberOfMessagesVisible", {"QueueName": "threefold-dev-lost-uploads"}),
         "requests-age": ("AWS/SQS", "ApproximateAgeOfOldestMessage", {"QueueName": "threefold-dev-requests"}),
         **{f"{door}-release-stale": (namespace("dev"), Metric.RELEASE_STALE, {"door": door}) for door in DOORS},
         **{f"{door}-package-refused": (namespace("dev"), Metric.PACKAGE_REFUSED, {"door": door}) for door in DOORS},
