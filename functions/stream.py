@@ -40,7 +40,7 @@ class _Delivery:
     """One SQS message on its way to an outcome."""
 
     message_id: str
-    receives: int
+    again: bool
     message: Message | None = None
     outcome: dict[str, Any] | None = None
     place: Place | None = None
@@ -74,7 +74,9 @@ def handler(event: Event, context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lam
 
 
 def _decode(record: Mapping[str, Any]) -> _Delivery:
-    delivery = _Delivery(record["messageId"], int(record["attributes"]["ApproximateReceiveCount"]))
+    # Delivered before: by SQS, or by whoever moved it back from the dead-letter queue under its first identity.
+    again = int(record["attributes"]["ApproximateReceiveCount"]) > 1 or protocol.was_moved(record)
+    delivery = _Delivery(record["messageId"], again)
     identity = protocol.identity(record)
     try:
         message = delivery.message = protocol.decode(record["body"], identity)
@@ -111,7 +113,7 @@ def _place(deliveries: Sequence[_Delivery], failed: dict[str, str]) -> None:
 
 def _recall(deliveries: Sequence[_Delivery]) -> None:
     """First answer wins: what was delivered before may have its outcome already."""
-    again = [delivery for delivery in deliveries if delivery.receives > 1 and delivery.place is not None]
+    again = [delivery for delivery in deliveries if delivery.again and delivery.place is not None]
     if not again:
         return
     found = _table().find([delivery.place for delivery in again if delivery.place is not None])

@@ -82,6 +82,16 @@ class Graphs:
         nodes = [helper.make_node("MatMul", ["x", "w"], ["xw"]), helper.make_node("Add", ["xw", "b"], ["value"])]
         return self.make(nodes, [("x", datatype, ["n", len(weights)])], [("value", datatype, ["n", 1])], constants)
 
+    def lonely(self) -> onnx.ModelProto:
+        """value = a, of one row: its shape is fixed inside, where the declaration does not show it."""
+        nodes = [
+            helper.make_node("Reshape", ["x", "shape"], ["fixed"]),
+            helper.make_node("Slice", ["fixed", "start", "end", "axis"], ["value"]),
+        ]
+        whole = {"shape": [1, 2], "start": [0], "end": [1], "axis": [1]}
+        constants = [helper.make_tensor(name, TensorProto.INT64, [len(found)], found) for name, found in whole.items()]
+        return self.make(nodes, [("x", "FP32", ["n", 2])], [("value", "FP32", ["n", 1])], constants)
+
     def scorer(self, classes: Sequence[str], datatype: str = "FP32", *, label: bool = True) -> onnx.ModelProto:
         """A classifier whose scores are its features, so that a test says what it thinks."""
         width = len(classes)

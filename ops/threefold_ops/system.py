@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
+from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.store import S3Store
 
 from threefold.errors import ThreefoldError
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 Progress = "Callable[[str], None]"
 _STOP_SECONDS: Final = 10
+_UPLOAD: Final = timedelta(hours=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,19 +137,17 @@ def plan(context: Mapping[str, str], progress: Callable[[str], None]) -> list[tu
 
 def open_registry(target: Target, bucket: str, cache: Path) -> Registry:
     """The registry in a bucket, through the target's own credentials."""
-    credentials = target.session.get_credentials()
-    if credentials is None:
+    if target.session.get_credentials() is None:
         message = "AWS: want credentials, got none: configure a profile or set AWS_ACCESS_KEY_ID"
         raise OperatorError(message)
-    frozen = credentials.get_frozen_credentials()
-    optional: Any = {"endpoint": target.endpoint_url, "session_token": frozen.token}
-    optional = {name: value for name, value in optional.items() if value is not None}
+    optional: Any = {} if target.endpoint_url is None else {"endpoint": target.endpoint_url}
     store = S3Store(
         bucket,
         region=target.region,
-        access_key_id=frozen.access_key,
-        secret_access_key=frozen.secret_key,
-        client_options={"allow_http": target.emulated, "timeout": timedelta(seconds=60)},
+        # The session's own, wherever they come from: keys of a profile must not meet a token of the environment.
+        credential_provider=Boto3CredentialProvider(target.session),
+        # A model of any size goes up in one piece, and over any line.
+        client_options={"allow_http": target.emulated, "connect_timeout": timedelta(seconds=10), "timeout": _UPLOAD},
         **optional,
     )
     return Registry(store, cache=cache, baked=cache / "none", refresh_seconds=0)

@@ -423,6 +423,51 @@ def test_a_cold_start_with_a_refused_champion_says_why(
         predictor.predict(records(0))
 
 
+def test_a_cold_start_with_a_refused_champion_answers_by_what_was_released_before(
+    registry: Registry, predictor: Predictor, made: Made, shelf: Shelf, observed: list[tuple[str, float, str]]
+) -> None:
+    """Otherwise an outage grows with each new process, while the warm ones look well."""
+    good = made.regression(1)
+    shelf.release(registry, good)
+    shelf.release(registry, made.refused(), previous=(Version(good.digest, "1.0.0"),))
+    (prediction,) = predictor.predict(records(1)).predictions()
+    assert (prediction["role"], prediction["digest"]) == ("fallback", good.digest)
+    assert predictor.key_field("wine") == "id"
+    with pytest.raises(NotServable, match="example 1"):
+        predictor.ready("wine")
+    assert "PackageRefused" in {metric for metric, _, _ in observed}
+
+
+def test_an_absent_registry_is_no_refused_package(
+    registry: Registry,
+    predictor: Predictor,
+    made: Made,
+    monkeypatch: pytest.MonkeyPatch,
+    observed: list[tuple[str, float, str]],
+) -> None:
+    package = made.regression(1)
+    publish(registry, Release(model="wine", champion=Version(package.digest, "1.0.0")), package)
+
+    def away(_model: str, _digest: str) -> Package:
+        raise RegistryUnreachable("away")
+
+    monkeypatch.setattr(registry, "package", away)
+    with pytest.raises(RegistryUnreachable):
+        predictor.predict(records(1))
+    assert "PackageRefused" not in {metric for metric, _, _ in observed}
+
+
+def test_a_graph_that_refuses_only_company_answers_each_record_alone(
+    registry: Registry, predictor: Predictor, made: Made, shelf: Shelf
+) -> None:
+    """As exports that were traced with one row often are: [n, 2] by declaration, [1, 2] inside."""
+    shelf.release(
+        registry, made.make_package(made.graphs.lonely(), name="wine", features=FEATURES, output=VALUE, key="id")
+    )
+    assert values(predictor, records(1)) == [1.0]
+    assert values(predictor, records(1, 2, 3)) == [1.0, 2.0, 3.0]
+
+
 def test_a_refused_canary_takes_nobody_down(registry: Registry, predictor: Predictor, made: Made) -> None:
     champion, challenger = made.regression(1), made.refused()
     publish(registry, canary(champion, challenger, 100.0), champion, challenger)

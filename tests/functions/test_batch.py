@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 SETTINGS: Final = Settings(
     door="batch",
     model_bucket="models",
-    inbox_bucket="inbox",
     results_bucket="results",
     predictions_table="predictions",
     jobs_table="jobs",

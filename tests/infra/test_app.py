@@ -182,7 +182,7 @@ def test_a_function_is_told_names_that_exist(door: str, iam: Assembly) -> None:
     tables = {table["Properties"]["TableName"] for table in iam.resources("AWS::DynamoDB::Table").values()}
     assert {settings.predictions_table, settings.jobs_table} - {""} <= tables
     buckets = {text(bucket["Properties"]["BucketName"]) for bucket in iam.resources("AWS::S3::Bucket").values()}
-    assert {settings.inbox_bucket, settings.results_bucket} - {""} <= buckets
+    assert {settings.results_bucket} - {""} <= buckets
 
 
 def test_what_only_one_door_needs_is_told_to_that_door(iam: Assembly) -> None:
@@ -201,7 +201,6 @@ def test_the_context_reaches_the_functions(prod: Assembly) -> None:
     assert {settings(door).stage for door in DOORS} == {"prod"}
     assert settings("predict").scope_template == "score:{model}"
     assert (settings("batch").ttl_days, settings("stream").ttl_days) == (7, 7)
-    assert settings("batch").chunk_concurrency == 5
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from threefold.errors import NotServable, OutsideSignature, ThreefoldError
 from threefold.model import RUNTIME, Answer, Model
 from threefold.names import Metric
 from threefold.prediction import Outcomes, Part, Provenance
-from threefold.registry import Registry, open_store
+from threefold.registry import Confirmed, Registry, open_store
 from threefold.release import Route, route
 from threefold.request import Tensors
 from threefold.sessions import Sessions
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from threefold.features import Encoded
     from threefold.package import Output
-    from threefold.registry import Confirmed
     from threefold.request import Matrix, Records, Request
     from threefold.settings import Settings
 
@@ -150,21 +149,30 @@ class Predictor:
                 loaded = found
         except NotServable as error:
             self.refusals[name] = str(error)
-            self._observe(Metric.PACKAGE_REFUSED, 1, name)
+            if not error.retryable:  # An outage of the registry says nothing of the package.
+                self._observe(Metric.PACKAGE_REFUSED, 1, name)
             if standby is None:
                 raise
-            return self._stand_in(name, standby)
+            try:
+                return self._stand_in(name, standby)
+            except NotServable:
+                raise error from None  # why the one that was released cannot serve
         if chosen.role == "champion":
             self._good[name] = chosen
             self.refusals.pop(name, None)
         return chosen, loaded
 
     def _standby(self, confirmed: Confirmed, chosen: Route) -> Route | None:
-        """What answers if the chosen package cannot: the last good champion; for a canary, the champion."""
-        champion = confirmed.release.champion
-        standby = self._good.get(confirmed.release.model)
+        """What answers if the chosen package cannot: the last good champion; for a canary, the champion.
+
+        A process that never had a good one takes what the release had before: a cold start must not be worse off.
+        """
+        release = confirmed.release
+        standby = self._good.get(release.model)
         if standby is None and chosen.role == "canary":
-            standby = Route(champion.digest, champion.version, "champion")
+            standby = Route(release.champion.digest, release.champion.version, "champion")
+        elif standby is None and release.previous:
+            standby = Route(release.previous[0].digest, release.previous[0].version, "previous")
         return None if standby is None or standby.digest == chosen.digest else standby
 
     def _stand_in(self, name: str, standby: Route) -> tuple[Route, Model]:
@@ -177,17 +185,19 @@ class Predictor:
             UnknownModel: it has no release.
             NotServable: the champion's package cannot be had.
         """
-        champion = self.registry.release(model).release.champion
-        good = self._good.get(model)
-        for digest in (champion.digest, *([good.digest] if good else [])):
-            if (loaded := self.sessions.peek(digest)) is not None:
-                return loaded.manifest.key
+        release = self.registry.release(model).release
+        champion = Route(release.champion.digest, release.champion.version, "champion")
+        if (loaded := self.sessions.peek(champion.digest)) is not None:
+            return loaded.manifest.key
+        standby = self._standby(Confirmed(release, ""), champion)
+        if standby is not None and (loaded := self.sessions.peek(standby.digest)) is not None:
+            return loaded.manifest.key
         try:
             return self.registry.package(model, champion.digest).manifest.key
         except NotServable:
-            if good is None or good.digest == champion.digest:
+            if standby is None:
                 raise
-            return self.registry.package(model, good.digest).manifest.key
+            return self.registry.package(model, standby.digest).manifest.key
 
     def ready(self, model: str) -> Confirmed:
         """See that a model's champion can be served: its release known, its package loaded and checked.
@@ -253,18 +263,31 @@ def _answer(model: Model, payload: Records | Matrix | Tensors) -> tuple[Encoded,
         return encoded, _run(model, payload, encoded.tensors)
     except OutsideSignature as error:
         refused = {0: [str(error)]}
+    # A graph may refuse one of the records, or only their company: each alone says which.
+    answers: list[Answer] = []
     if size > 1:
         refused = {}
         ends = np.cumsum(encoded.counts or [1] * size).tolist()
         for i, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
             try:
-                _run(model, payload, {name: array[start:end] for name, array in encoded.tensors.items()})
+                alone = {name: array[start:end] for name, array in encoded.tensors.items()}
+                answers.append(_run(model, payload, alone))
             except OutsideSignature as error:
                 refused[i] = [str(error)]
-    encoded = encoded.without(refused, size)
-    if len(refused) == size:
-        return encoded, Answer({}, labels=())
-    return encoded, _run(model, payload, encoded.tensors)
+    return encoded.without(refused, size), _join(answers)
+
+
+def _join(answers: Sequence[Answer]) -> Answer:
+    """The answers to some records, one after the other, as one."""
+    if not answers:
+        return Answer({}, labels=())
+    first = answers[0]
+    return Answer(
+        {name: np.concatenate([answer.tensors[name] for answer in answers]) for name in first.tensors},
+        labels=None if first.labels is None else [label for answer in answers for label in answer.labels or ()],
+        scores=None if first.scores is None else np.concatenate([answer.scores for answer in answers]),
+        values=None if first.values is None else np.concatenate([answer.values for answer in answers]),
+    )
 
 
 def _run(model: Model, payload: Records | Matrix | Tensors, tensors: Mapping[str, npt.NDArray[Any]]) -> Answer:

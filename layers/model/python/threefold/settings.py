@@ -36,7 +36,6 @@ class Settings:
         auth: who may call the HTTPS door; `none` is refused unless `endpoint_url` is set.
         scope_template: the OAuth scope that opens a model with `auth: jwt`.
         model_bucket: the versioned bucket that is the registry.
-        inbox_bucket: where uploaders drop CSVs.
         results_bucket: where the batch door writes its files.
         predictions_table: the DynamoDB table of outcomes.
         jobs_table: the DynamoDB table of jobs and of their chunks.
@@ -49,7 +48,6 @@ class Settings:
             function's memory.
         ttl_days: how long outcomes stay in the predictions table.
         chunk_bytes: the size a chunk of a CSV aims at.
-        chunk_concurrency: chunks of one job that run at a time.
         memory_megabytes: the function's memory.
         endpoint_url: another AWS than Amazon's.
         region: the AWS region.
@@ -61,7 +59,6 @@ class Settings:
     auth: Auth = "iam"
     scope_template: str = "predict:{model}"
     model_bucket: str = ""
-    inbox_bucket: str = ""
     results_bucket: str = ""
     predictions_table: str = ""
     jobs_table: str = ""
@@ -72,7 +69,6 @@ class Settings:
     session_cache_megabytes: int = 0
     ttl_days: int = 90
     chunk_bytes: int = 8 * 1024 * 1024
-    chunk_concurrency: int = 8
     memory_megabytes: int = MEGABYTES_PER_VCPU
     endpoint_url: str = ""
     region: str = ""

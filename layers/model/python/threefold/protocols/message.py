@@ -55,6 +55,11 @@ class Message:
         return (self.model, *((name, array.dtype.str, array.shape[1:]) for name, array in sorted(self.tensors.items())))
 
 
+def was_moved(record: Mapping[str, Any]) -> bool:
+    """Whether a message came back from the dead-letter queue with its first identity kept beside it."""
+    return ORIGINAL_ID in (record.get("messageAttributes") or {})
+
+
 def identity(record: Mapping[str, Any]) -> tuple[str, int]:
     """What SQS knows of a message before its body is read: its id and time, the originals after a redrive.
 
