@@ -12,7 +12,7 @@ from infra.grants import Grant, accept
 from infra.job import Job
 from infra.stage_stack import StageStack
 from infra.store_stack import private_bucket
-from threefold.names import Door, Output
+from threefold.names import UPLOAD_SUFFIXES, Door, Output
 from threefold.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: the most there is.
 TIMEOUT_SECONDS: Final = 900
-SUFFIXES: Final = (".csv", ".csv.gz")
 # Longer than any job runs: a job reads one version of its file.
 _INBOX_NONCURRENT_DAYS: Final = 30
 
@@ -122,6 +121,6 @@ class BatchStack(StageStack):
                         )
                     ),
                 )
-                for suffix in SUFFIXES
+                for suffix in UPLOAD_SUFFIXES
             ]
         )

@@ -44,7 +44,8 @@ class StageStack(Stack):
     @property
     def removal_policy(self) -> RemovalPolicy:
         """What happens to data when their stack goes."""
-        return RemovalPolicy.RETAIN if self.context.retains else RemovalPolicy.DESTROY
+        # But what a first deploy made before it failed goes with it: its names would block the next one.
+        return RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE if self.context.retains else RemovalPolicy.DESTROY
 
     def name(self, part: str) -> str:
         """The name of a function, table, queue, topic or state machine of this stage."""

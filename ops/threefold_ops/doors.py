@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 from botocore.httpsession import URLLib3Session
 
 from threefold.jobs import JobTable, Upload
+from threefold.names import UPLOAD_SUFFIXES
 from threefold_ops.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from threefold_ops.system import System
     from threefold_ops.target import Target
 
+# Planning starts at once, and a large file's takes minutes; the job is there before it.
+BEGIN_SECONDS: Final = 120.0
 FINAL_STATES: Final = frozenset({"complete", "failed", "cancelled", "incomplete"})
 _MESSAGES_PER_CALL: Final = 10
 _POLL_SECONDS: Final = 0.3
@@ -90,7 +93,16 @@ class Inbox:
         self._jobs = JobTable(target.client("dynamodb"), system.jobs_table, ttl_days=0)
 
     def upload(self, model: str, path: Path) -> str:
-        """Put a CSV into the inbox; its job's id."""
+        """Put a CSV into the inbox; its job's id.
+
+        Raises:
+            OperatorError: a name that S3 tells the batch door nothing of.
+        """
+        if not path.name.endswith(UPLOAD_SUFFIXES):
+            message = (
+                f"{path.name}: want a name that ends in one of {', '.join(UPLOAD_SUFFIXES)}; the inbox notices no other"
+            )
+            raise OperatorError(message)
         key = f"{model}/{path.name}"
         with path.open("rb") as file:
             done = self._s3.put_object(Bucket=self._system.inbox_bucket, Key=key, Body=file)
@@ -108,9 +120,10 @@ class Inbox:
         Raises:
             OperatorError: it has not, in that time.
         """
-        deadline = time.monotonic() + timeout_seconds
+        started = time.monotonic()
+        deadline = started + timeout_seconds
         found: dict[str, Any] | None = None
-        while time.monotonic() < deadline:
+        while time.monotonic() < (deadline if found else min(deadline, started + BEGIN_SECONDS)):
             found = self.job(identifier)
             if found is not None:
                 beat(found)
@@ -118,7 +131,10 @@ class Inbox:
                     return found
             time.sleep(_POLL_SECONDS)
         state = "not begun" if found is None else found["state"]
-        message = f"job {identifier}: want it to end within {timeout_seconds:.0f} s, got {state}"
+        waited = time.monotonic() - started
+        message = (
+            f"job {identifier}: want it to end within {timeout_seconds:.0f} s, got it {state} after {waited:.0f} s"
+        )
         raise OperatorError(message)
 
     def result(self, model: str, identifier: str, name: str = "predictions.csv") -> bytes:

@@ -258,12 +258,14 @@ def test_every_function_has_a_log_group_that_forgets(iam: Assembly, prod: Assemb
 
 def test_prod_keeps_its_data_and_dev_does_not(iam: Assembly, prod: Assembly) -> None:
     kept = ("AWS::S3::Bucket", "AWS::DynamoDB::Table", "AWS::Logs::LogGroup", "AWS::SQS::Queue", "AWS::KMS::Key")
-    for assembly, policy, protected in ((iam, "Delete", False), (prod, "Retain", True)):
+    # On the way to its first deploy prod keeps nothing: names that are kept would block the next attempt.
+    policies = ((iam, "Delete", "Delete", False), (prod, "RetainExceptOnCreate", "Retain", True))
+    for assembly, deletion, replacement, protected in policies:
         for kind in kept:
             found = assembly.resources(kind)
             assert found
-            assert {resource["DeletionPolicy"] for resource in found.values()} == {policy}
-            assert {resource["UpdateReplacePolicy"] for resource in found.values()} == {policy}
+            assert {resource["DeletionPolicy"] for resource in found.values()} == {deletion}
+            assert {resource["UpdateReplacePolicy"] for resource in found.values()} == {replacement}
         tables = assembly.resources("AWS::DynamoDB::Table").values()
         assert {table["Properties"]["DeletionProtectionEnabled"] for table in tables} == {protected}
         stacks = [part for part in assembly.manifest.values() if part["type"] == "aws:cloudformation:stack"]

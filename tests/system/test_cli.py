@@ -116,7 +116,8 @@ def test_down_stops_all_that_up_started(tmp_path: Path) -> None:
     assert "no local system" in again.stderr
 
 
-def test_ctrl_c_stops_all_that_up_started_and_leaves_no_folder_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_stops_all_that_up_started_and_leaves_no_folder_behind(number: signal.Signals, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     environment = {**os.environ, "THREEFOLD_STATE": str(tmp_path / "state"), "TMPDIR": str(scratch), "COLUMNS": "200"}
@@ -129,15 +130,18 @@ def test_ctrl_c_stops_all_that_up_started_and_leaves_no_folder_behind(tmp_path: 
         text=True,
     ) as process:
         assert process.stdout is not None
-        said = ""
-        for line in process.stdout:
-            said += line
-            if "Ctrl-C" in line:
-                break
-        port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", said).group(1))  # type: ignore[union-attr]
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 0
+        try:
+            said = ""
+            for line in process.stdout:
+                said += line
+                if "Ctrl-C" in line:
+                    break
+            port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", said).group(1))  # type: ignore[union-attr]
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            process.send_signal(number)
+            assert process.wait(timeout=60) == 0
+        finally:
+            process.kill()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=5)
     assert list(scratch.iterdir()) == []
@@ -216,3 +220,11 @@ def test_every_event_can_be_replayed_against_the_functions(local: Local) -> None
     finally:
         # Nobody waits for these outcomes.
         local.target.client("sqs").purge_queue(QueueUrl=local.system.predictions_queue_url)
+
+
+def test_a_file_that_the_inbox_would_not_notice_is_refused(local: Local, tmp_path: Path) -> None:
+    file = tmp_path / "rows.txt"
+    file.write_text("a\n1\n")
+    done = command(local.state, "submit", str(file), "--model", "diabetes")
+    assert done.returncode == 1
+    assert ".csv.gz" in done.stderr

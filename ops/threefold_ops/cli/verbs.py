@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -53,6 +54,9 @@ def up(
 ) -> None:
     """Run the whole system on this machine, until Ctrl-C."""
     started = time.monotonic()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # A shell's background jobs are born with SIGINT ignored; whatever asks this to end, all it started must end.
+        signal.signal(number, signal.default_int_handler)
     if detach:
         emulator.start(STATE, EMULATOR_PYTHON, port=port)
         try:

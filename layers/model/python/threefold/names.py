@@ -32,6 +32,10 @@ class Metric:
 RETRYABLE: Final = ("NotServable", "RegistryUnreachable", "StorageUnavailable")
 
 
+# What an upload must be called for the inbox to tell of it.
+UPLOAD_SUFFIXES: Final = (".csv", ".csv.gz")
+
+
 class Prefix:
     """Key prefixes of the versioned model bucket."""
 
