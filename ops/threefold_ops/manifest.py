@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from threefold.package import Gate, Kind, Output
 from threefold.release import MODEL_NAME
@@ -72,7 +72,8 @@ class OutputPart(_Part):
     label: str | None = None
     scores: str | None = None
     value: str | None = None
-    classes: list[int | str] = []
+    # Strict: YAML reads no and yes as booleans, which would pass for 0 and 1.
+    classes: list[Annotated[int, Strict()] | str] = []
 
     @model_validator(mode="after")
     def _check(self) -> OutputPart:

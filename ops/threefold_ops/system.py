@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -180,7 +181,13 @@ class Synthesizer:
     """Runs the CDK app in a process of its own, which imports the CDK once and writes as many assemblies as asked."""
 
     def __init__(self) -> None:
-        """Start the process; what it imports it imports while others work."""
+        """Start the process; what it imports it imports while others work.
+
+        Raises:
+            OperatorError: there is no Node, which the CDK runs on.
+        """
+        if shutil.which("node") is None:
+            raise OperatorError("want Node 20 or newer on the PATH, got none: the CDK's templates are written by it")
         # Node 20 works; the CDK's banner about its end of life is not the operator's to act on.
         environment = {**os.environ, "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "18,20"}
         environment["PYTHONPATH"] = str(ROOT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 import signal
@@ -16,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from threefold.jobs import JobState
 from threefold_ops import demo as demonstration
 from threefold_ops import target as targets
 from threefold_ops.cli.choice import Aws, Profile, Region, Stage, choose
+from threefold_ops.cli.reading import pair, read_json, read_messages
 from threefold_ops.doors import Https, Inbox, Queues
 from threefold_ops.errors import OperatorError
 from threefold_ops.local import emulator
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Port = Annotated[int, typer.Option(help="The loopback port; 0 takes a free one.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="The loopback port; 0 takes a free one.")]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -106,13 +105,12 @@ def status(
     if as_json:
         _print_json(system.to_json())
         return
-    table = Table(show_header=False, box=None)
+    # Whole lines, however narrow the terminal: addresses are there to be copied.
     for field, value in system.to_json().items():
         if field != "models":
-            table.add_row(field, str(value or ""))
+            _out.print(f"{field:24}{value or ''}")
     for model in system.models:
-        table.add_row("model", f"{model['name']} {model['version']} ({model['digest'][:12]})")
-    _out.print(table)
+        _out.print(f"{'model':24}{model['name']} {model['version']} ({model['digest'][:12]})")
 
 
 @app.command()
@@ -168,7 +166,7 @@ def predict(
 ) -> None:
     """Ask the HTTPS door."""
     choice = choose(aws=aws, stage=stage, region=region)
-    found = _read_json(records)
+    found = read_json(records)
     answer = Https(choice.system(), choice.target).post(
         f"/models/{model}/predictions", {"records": found if isinstance(found, list) else [found]}
     )
@@ -193,6 +191,8 @@ def submit(
     """Upload a CSV to the batch door, and follow its job."""
     if not file.is_file():
         raise OperatorError(f"{file}: want a file, got none")
+    if output is not None and not output.absolute().parent.is_dir():
+        raise OperatorError(f"{output}: want a folder that is there, got none")
     choice = choose(aws=aws, stage=stage, region=region)
     inbox = Inbox(choice.system(), choice.target)
     identifier = inbox.upload(model, file)
@@ -214,7 +214,10 @@ def submit(
 @app.command()
 def send(
     model: str,
-    file: Annotated[Path, typer.Argument(help="Records: a CSV with a header, or JSON lines; - for stdin.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="Records: a CSV with a header, or JSON lines (records, or whole messages); - for stdin."),
+    ],
     *,
     timeout_seconds: Annotated[float, typer.Option(help="How long to wait for the answers.")] = 60,
     aws: Aws = False,
@@ -224,7 +227,7 @@ def send(
     """Push records to the requests queue, and print the answers as they come."""
     choice = choose(aws=aws, stage=stage, region=region)
     queues = Queues(choice.system(), choice.target)
-    ids = queues.send([{"model": model, "record": record} for record in _read_records(file)])
+    ids = queues.send(read_messages(model, file))
     for outcome in queues.receive(ids, timeout_seconds=timeout_seconds):
         _print_json(outcome)
 
@@ -266,7 +269,7 @@ def deploy(
     as_json: Json = False,
 ) -> None:
     """Deploy to your AWS account; the same steps as 'threefold up', with your endpoint and credentials."""
-    declared = dict(_pair(text) for text in context or [])
+    declared = dict(pair(text) for text in context or [])
     if plan_only:
         with _steps(verbose=False) as say:
             resources = plan(declared, say)
@@ -346,39 +349,6 @@ def _example_record(model: str) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8").splitlines()[0])["record"]
     return found
-
-
-def _read_json(text: str) -> Any:  # noqa: ANN401 - JSON
-    try:
-        if text == "-":
-            return json.load(sys.stdin)
-        return json.loads(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
-    except (OSError, ValueError) as error:
-        raise OperatorError(f"records: want JSON, got {error}") from error
-
-
-def _read_records(file: Path) -> list[dict[str, Any]]:
-    text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
-    if text.lstrip().startswith("{"):
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    return [
-        {name: _cell(cell) for name, cell in row.items() if cell}
-        for row in csv.DictReader(text.splitlines(keepends=True))
-    ]
-
-
-def _cell(text: str) -> Any:  # noqa: ANN401 - JSON
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise OperatorError(f"--context: want key=value, got {text!r}")
-    return name, value
 
 
 def _print_json(document: Any) -> None:  # noqa: ANN401 - JSON
