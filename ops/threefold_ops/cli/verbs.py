@@ -68,8 +68,8 @@ def up(
         return
     with emulator.running(STATE, EMULATOR_PYTHON, port=port):
         _print_calls(_deploy_local())
-        _out.print(f"up in {time.monotonic() - started:.0f} s; Ctrl-C stops it")
         try:
+            _out.print(f"up in {time.monotonic() - started:.0f} s; Ctrl-C stops it")
             while emulator.find(STATE) is not None:
                 time.sleep(0.5)
         except KeyboardInterrupt:
