@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import onnx
 import pytest
+from hypothesis import HealthCheck, settings
 from onnx import TensorProto, helper
 
 from threefold.model import open_session, read_signature
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from threefold.signature import Feature, Layout
+
+# A test says what is true, and not how fast this machine happened to be.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 ELEMENTS: Final = {

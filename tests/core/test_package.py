@@ -168,7 +168,7 @@ def test_a_truncated_zip_is_refused(share: float, small: Package, tmp_path: Path
     refused(tmp_path / "x.zip", tmp_path, digest=small.digest)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4))
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_a_damaged_zip_is_refused_or_holds_the_very_files(

@@ -632,7 +632,7 @@ BODY = (
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(body=BODY, route=st.sampled_from([PREDICT, INFER]), model=st.sampled_from(["diabetes", "digit-pairs"]))
 def test_no_body_brings_the_door_down(body: object, route: str, model: str, door: Door) -> None:
     assert door(route, body, model=model)[0] in {200, 400, 422}

@@ -553,7 +553,7 @@ BODIES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(bodies=st.lists(BODIES | TEXT, max_size=6), receives=st.integers(1, 3))
 def test_no_message_is_lost_whatever_is_in_it(
     bodies: list[object], receives: int, stream: Stream, sqs: Callable[..., dict[str, Any]]
