@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -39,7 +39,7 @@ from threefold_ops.paths import BUILD, MODELS, ROOT
 from threefold_ops.publish import champions, publish_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from threefold_ops.deploy import Outputs
     from threefold_ops.target import Target
@@ -270,8 +270,8 @@ def _system(target: Target, stage: str, outputs: Outputs) -> System:
         identifier = (urlsplit(api_url).hostname or "").partition(".")[0]
         api_url = f"{target.endpoint_url}/_aws/execute-api/{identifier}/$default"
     models = []
-    with _scratch() as cache:
-        registry = open_registry(target, bucket, cache)
+    with tempfile.TemporaryDirectory(prefix="threefold-") as cache:
+        registry = open_registry(target, bucket, Path(cache))
         try:
             for name in registry.models():
                 champion = registry.release(name).release.champion
@@ -279,9 +279,3 @@ def _system(target: Target, stage: str, outputs: Outputs) -> System:
         except ThreefoldError as error:
             raise OperatorError(str(error)) from error
     return System(api_url, target.endpoint_url, target.region, bucket, **addresses, models=models)
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="threefold-") as folder:
-        yield Path(folder)

@@ -176,13 +176,6 @@ class Outcomes:
                     prediction["key"] = key
         return found
 
-    def count(self, status: Status) -> int:
-        """How many records ended so."""
-        if status is Status.REJECTED:
-            return len(self.problems)
-        abstained = sum(int(part.abstained.sum()) for part in self.parts if part.abstained is not None)
-        return abstained if status is Status.ABSTAINED else len(self.ids) - len(self.problems) - abstained
-
     def _rejection(self, position: int, problems: list[str]) -> dict[str, Any]:
         rejection: dict[str, Any] = {"id": self.ids[position], "model": self.model}
         if self.parts:
