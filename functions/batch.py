@@ -112,7 +112,7 @@ def _plan(upload: Upload) -> None:
     if item["state"] != JobState.PLANNED:
         _telemetry().logger.info("upload known already", job=upload.job, state=item["state"])
         return
-    manifest = _predictor().registry.package(upload.model, item["digest"]).manifest
+    manifest = _predictor().registry.packages.open(upload.model, item["digest"]).manifest
     if not manifest.signature.features:
         message = f"model '{upload.model}': want named features for the columns of a CSV, got a model of tensors only"
         raise InvalidTable(message)

@@ -16,8 +16,8 @@ LEAST_PYTHON = (3, 11)
 LEAST_NODE = 20
 # name: (environment, locks installed into it, whether this project is installed too, what to tell)
 ENVIRONMENTS = {
-    "ops": (ROOT / ".venv", ["ops"], True, "about 460 MB, mostly the CDK"),
-    "dev": (ROOT / ".venv", ["dev"], True, "about 700 MB"),
+    "ops": (ROOT / ".venv", ["ops"], True, "about 500 MB, mostly the CDK"),
+    "dev": (ROOT / ".venv", ["dev"], True, "about 900 MB"),
     "emulator": (STATE / "emulator", ["emulator"], False, "about 60 MB"),
     "bench": (STATE / "bench", ["bench", "uv"], True, "about 700 MB"),
     "peers": (STATE / "peers", ["peers", "uv"], True, "about 700 MB"),

@@ -110,7 +110,7 @@ def publish(registry: Registry, folder: Path, *, by: str | None = None, why: str
     with tempfile.TemporaryDirectory(prefix="threefold-package-") as scratch:
         package, serving = build_package(folder, Path(scratch))
         manifest = package.manifest
-        new = registry.publish(package)
+        new = registry.packages.publish(package)
     version = Version(package.digest, manifest.version)
     release = Release(
         model=manifest.name,
@@ -142,4 +142,4 @@ def champions(registry: Registry) -> Iterator[tuple[Release, Package]]:
     """Every model's release with its champion's package."""
     for model in registry.models():
         release = registry.release(model).release
-        yield release, registry.package(model, release.champion.digest)
+        yield release, registry.packages.open(model, release.champion.digest)

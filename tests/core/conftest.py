@@ -62,7 +62,7 @@ class Shelf:
 
     def release(self, registry: Registry, champion: Package, **fields: object) -> Release:
         """Put the package and make it champion, whatever was before."""
-        registry.publish(champion)
+        registry.packages.publish(champion)
         name = champion.manifest.name
         release = Release(model=name, champion=Version(champion.digest, champion.manifest.version), **fields)  # type: ignore[arg-type]
         current = registry.current(name)

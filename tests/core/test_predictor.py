@@ -14,6 +14,7 @@ import pytest
 
 from threefold.errors import InvalidPackage, NotServable, OutsideSignature, RegistryUnreachable, UnknownModel
 from threefold.package import Output, Package
+from threefold.package_store import PackageStore
 from threefold.predictor import RUNTIME, Predictor
 from threefold.registry import Registry
 from threefold.release import Challenger, Release, Version
@@ -89,7 +90,7 @@ def values(predictor: Predictor, request: Request) -> list[object]:
 
 def publish(registry: Registry, release: Release, *packages: Package) -> None:
     for package in packages:
-        registry.publish(package)
+        registry.packages.publish(package)
     current = registry.current(release.model)
     registry.write_release(release, replaces=current and current[1])
 
@@ -451,7 +452,7 @@ def test_an_absent_registry_is_no_refused_package(
     def away(_model: str, _digest: str) -> Package:
         raise RegistryUnreachable("away")
 
-    monkeypatch.setattr(registry, "package", away)
+    monkeypatch.setattr(registry.packages, "open", away)
     with pytest.raises(RegistryUnreachable):
         predictor.predict(records(1))
     assert "PackageRefused" not in {metric for metric, _, _ in observed}
@@ -481,21 +482,28 @@ def test_a_refused_canary_takes_nobody_down(registry: Registry, predictor: Predi
     assert {prediction["digest"] for prediction in found} == {champion.digest}
 
 
-class SlowRegistry(Registry):
+class SlowPackages(PackageStore):
     """Hands one package out only when a test says so."""
 
     slow = ""
 
-    def package(self, model: str, digest: str) -> Package:
+    def open(self, model: str, digest: str) -> Package:
         if digest == self.slow:
             assert self.gate.wait(10)
-        return super().package(model, digest)
+        return super().open(model, digest)
+
+
+class SlowRegistry(Registry):
+    """A registry of such packages."""
+
+    packages: SlowPackages
 
 
 @pytest.fixture
 def slow_registry(store: MemoryStore, clock: Clock, tmp_path: Path) -> SlowRegistry:
     registry = SlowRegistry(store, cache=tmp_path / "cache", baked=tmp_path / "baked", clock=clock)
-    registry.gate = threading.Event()  # type: ignore[attr-defined]
+    registry.packages = SlowPackages(store, cache=tmp_path / "cache", baked=tmp_path / "baked")
+    registry.packages.gate = threading.Event()  # type: ignore[attr-defined]
     return registry
 
 
@@ -507,13 +515,13 @@ def test_the_last_good_model_answers_while_a_new_one_loads(
     predictor.ready("wine")
     new = made.regression(2, version="2.0.0")
     shelf.release(slow_registry, new)
-    slow_registry.slow = new.digest
+    slow_registry.packages.slow = new.digest
     found = predictor.predict(records(0)).predictions()[0]
     assert (found["value"], found["role"], found["version"]) == (1.0, "fallback", "1.0.0")
     assert predictor.key_field("wine") == "id"
     with pytest.raises(NotServable, match="still being loaded"):
         predictor.ready("wine")
-    slow_registry.gate.set()  # type: ignore[attr-defined]
+    slow_registry.packages.gate.set()  # type: ignore[attr-defined]
     predictor.sessions._loading[new.digest].result(10)
     assert values(predictor, records(0)) == [2.0]
     predictor.ready("wine")
@@ -527,8 +535,8 @@ def test_a_version_that_is_asked_for_is_waited_for(slow_registry: SlowRegistry, 
     )
     publish(slow_registry, release, old, champion)
     predictor.ready("wine")
-    slow_registry.slow = old.digest
-    threading.Timer(0.1, slow_registry.gate.set).start()  # type: ignore[attr-defined]
+    slow_registry.packages.slow = old.digest
+    threading.Timer(0.1, slow_registry.packages.gate.set).start()  # type: ignore[attr-defined]
     found = predictor.predict(records(0, version="1.0.0")).predictions()[0]
     assert (found["value"], found["role"]) == (1.0, "previous")
 

@@ -106,7 +106,7 @@ def test_a_cold_start_without_the_bucket_serves_the_baked_champion(
     cold = Registry(dead_store, cache=tmp_path / "other", baked=tmp_path / "baked", clock=clock)
     confirmed = cold.release("wine")
     assert (confirmed.release, confirmed.id, confirmed.stale) == (release, "baked", True)
-    assert cold.package("wine", small.digest).folder == tmp_path / "baked" / "packages" / small.digest
+    assert cold.packages.open("wine", small.digest).folder == tmp_path / "baked" / "packages" / small.digest
     assert cold.models() == ["wine"]
     assert not (tmp_path / "other").exists()
 
@@ -115,7 +115,7 @@ def test_a_cold_start_with_nothing_at_hand_says_what_is_unreachable(
     dead_store: S3Store, clock: Clock, tmp_path: Path
 ) -> None:
     cold = Registry(dead_store, cache=tmp_path, baked=tmp_path / "baked", clock=clock)
-    for act in (lambda: cold.release("wine"), cold.models, lambda: cold.package("wine", "0" * 64)):
+    for act in (lambda: cold.release("wine"), cold.models, lambda: cold.packages.open("wine", "0" * 64)):
         with pytest.raises(RegistryUnreachable, match="want the model bucket to answer") as caught:
             act()
         assert "\n" not in str(caught.value)
@@ -249,18 +249,18 @@ def test_no_release_is_changed_by_somebody_who_cannot_see_it(
 ) -> None:
     shelf.release(registry, small)
     bake(registry, tmp_path / "baked", small)
-    registry._store = dead_store
+    registry._store = registry.packages._store = dead_store
     with pytest.raises(RegistryUnreachable):
         registry.current("wine")
     with pytest.raises(RegistryUnreachable):
         registry.write_release(Release(model="wine", champion=NEW), replaces=None)
     with pytest.raises(RegistryUnreachable):
-        registry.publish(small)
+        registry.packages.publish(small)
 
 
 def test_the_same_content_is_one_package(registry: Registry, store: MemoryStore, small: Package) -> None:
-    assert registry.publish(small)
-    assert not registry.publish(small)
+    assert registry.packages.publish(small)
+    assert not registry.packages.publish(small)
     paths = [entry["path"] for page in obstore.list(store, "packages/") for entry in page]
     assert sorted(paths) == [f"packages/wine/{small.digest}.zip", "packages/wine/versions/1.0.0"]
 
@@ -268,25 +268,27 @@ def test_the_same_content_is_one_package(registry: Registry, store: MemoryStore,
 def test_a_version_is_one_package(
     registry: Registry, small: Package, graphs: Graphs, make_package: PackageMaker
 ) -> None:
-    registry.publish(small)
+    registry.packages.publish(small)
     output = Output(kind="regression", value="value")
     other = make_package(graphs.linear([3.0, 4.0]), output=output, name="wine")
     with pytest.raises(InvalidPackage, match=f"1.0.0, which is package {small.digest[:12]}"):
-        registry.publish(other)
-    assert registry.publish(make_package(graphs.linear([3.0, 4.0]), output=output, name="wine", version="1.0.1"))
+        registry.packages.publish(other)
+    assert registry.packages.publish(
+        make_package(graphs.linear([3.0, 4.0]), output=output, name="wine", version="1.0.1")
+    )
 
 
 def test_a_publish_that_was_cut_short_can_be_done_again(registry: Registry, store: MemoryStore, small: Package) -> None:
     obstore.put(store, "packages/wine/versions/1.0.0", small.digest.encode())
-    assert registry.publish(small)
+    assert registry.packages.publish(small)
 
 
 def test_a_package_is_downloaded_once(registry: Registry, store: MemoryStore, small: Package, tmp_path: Path) -> None:
-    registry.publish(small)
-    package = registry.package("wine", small.digest)
+    registry.packages.publish(small)
+    package = registry.packages.open("wine", small.digest)
     assert package.manifest == small.manifest
     obstore.delete(store, f"packages/wine/{small.digest}.zip")
-    assert registry.package("wine", small.digest) == package
+    assert registry.packages.open("wine", small.digest) == package
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [small.digest]
 
 
@@ -296,16 +298,16 @@ def test_a_damaged_package_is_refused_and_nothing_of_it_stays(
 ) -> None:
     obstore.put(store, f"packages/wine/{small.digest}.zip", damage(pack(small.folder)))
     with pytest.raises(InvalidPackage):
-        registry.package("wine", small.digest)
+        registry.packages.open("wine", small.digest)
     assert list((tmp_path / "cache").iterdir()) == []
     # And once it is whole, it is served.
     obstore.put(store, f"packages/wine/{small.digest}.zip", pack(small.folder))
-    assert registry.package("wine", small.digest).digest == small.digest
+    assert registry.packages.open("wine", small.digest).digest == small.digest
 
 
 def test_a_package_that_is_not_there_is_refused_by_name(registry: Registry) -> None:
     with pytest.raises(InvalidPackage, match=f"got no packages/wine/{'0' * 64}.zip"):
-        registry.package("wine", "0" * 64)
+        registry.packages.open("wine", "0" * 64)
 
 
 def test_a_pinned_release_holds_whatever_is_promoted_since(

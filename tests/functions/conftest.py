@@ -96,7 +96,7 @@ class Shelf:
 
     def release(self, champion: Package, **fields: Any) -> Release:
         """Publish a package and make it champion, whatever was before."""
-        self.registry.publish(champion)
+        self.registry.packages.publish(champion)
         name = champion.manifest.name
         release = Release(model=name, champion=Version(champion.digest, champion.manifest.version), **fields)
         current = self.registry.current(name)

@@ -122,7 +122,7 @@ class World:
         return {(item["pk"], item["sk"]): item for item in items}
 
     def release(self, package: Package, **changes: Any) -> str:
-        self.registry.publish(package)
+        self.registry.packages.publish(package)
         name = package.manifest.name
         current = self.registry.current(name)
         release = Release(model=name, champion=Version(package.digest, package.manifest.version), **changes)
@@ -432,7 +432,7 @@ def test_a_canary_answers_its_share_of_a_job_by_key(
     canary = make_package(
         graphs.linear([0.0, 100.0]), version="2.0.0", features=features, output=Output(kind="regression", value="value")
     )
-    world.registry.publish(canary)
+    world.registry.packages.publish(canary)
     world.release(small, challenger=Challenger(canary.digest, "2.0.0", "canary", 50.0, "salt"))
     rows = world.rows(world.score("id,a,b,c\n" + "".join(f"k{i},1,1,7\n" for i in range(40))))
     by_role = {

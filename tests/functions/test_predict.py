@@ -62,7 +62,8 @@ class Door:
 
     def cut_off(self) -> None:
         """The registry does not answer any more."""
-        self.module._predictor().registry._store = S3Store(
+        registry = self.module._predictor().registry
+        registry._store = registry.packages._store = S3Store(
             "models",
             endpoint="http://127.0.0.1:1",
             client_options={"allow_http": True, "connect_timeout": timedelta(seconds=1)},
@@ -392,7 +393,7 @@ def test_a_canary_answers_its_share_and_says_so(
 ) -> None:
     champion = make_package(graphs.linear([1, 0]), name="line", features=FEATURES, output=VALUE, key="id")
     trial = make_package(graphs.linear([1, 0], 1000), name="line", version="2", features=FEATURES, output=VALUE)
-    shelf.registry.publish(trial)
+    shelf.registry.packages.publish(trial)
     shelf.release(champion, challenger=Challenger(trial.digest, "2", "canary", 50.0, "salt"))
     door = make_door(shelf.bucket)
     records = [{"id": f"customer-{i}", "a": 1, "b": 0} for i in range(200)]
@@ -443,7 +444,8 @@ def test_a_cold_start_without_the_registry_serves_the_baked_champion(
     (tmp_path / "baked" / "packages" / package.digest).symlink_to(package.folder)
     (tmp_path / "baked" / "releases").mkdir()
     (tmp_path / "baked" / "releases" / "line.json").write_text(json.dumps(release.to_json()))
-    door.module._predictor().registry._baked = tmp_path / "baked"
+    registry = door.module._predictor().registry
+    registry._baked = registry.packages._baked = tmp_path / "baked"
     response = door.raw(PREDICT, {"records": [{"a": 1, "b": 2}]}, model="line")
     assert (response["statusCode"], response["headers"]["x-release-stale"]) == (200, "true")
     assert json.loads(response["body"])["predictions"][0]["value"] == 3.0

@@ -302,7 +302,7 @@ def test_messages_bring_as_many_rows_of_tensors_as_they_like(
 
     registry = stream.module._predictor().registry
     digest = registry.release("digits").release.champion.digest
-    name = registry.package("digits", digest).manifest.signature.inputs[0].name
+    name = registry.packages.open("digits", digest).manifest.signature.inputs[0].name
     records = []
     for i, (start, stop) in enumerate([(0, 1), (1, 4), (4, 4), (4, 6)]):
         found = body(start, stop)
@@ -434,7 +434,8 @@ def test_without_the_registry_a_loaded_model_goes_on_and_the_rest_goes_back(
     shelf.release(line(0, name="other"))
     stream = make_stream(shelf.bucket)
     stream.handle(sqs(message(0), "m-0"))
-    stream.module._predictor().registry._store = S3Store(
+    registry = stream.module._predictor().registry
+    registry._store = registry.packages._store = S3Store(
         "models",
         endpoint="http://127.0.0.1:1",
         client_options={"allow_http": True, "connect_timeout": timedelta(seconds=1)},

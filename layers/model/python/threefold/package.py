@@ -74,12 +74,24 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """The quality assets that a package must pass to be served: file names within the package, and a metric's range."""
+    """What a package must pass to be served.
+
+    Attributes:
+        examples: the file of the end-to-end set, within the package.
+        confidence: the file of the labelled confidence set, within the package.
+        metric: the name of a metric of `quality`, measured on the confidence set.
+        acceptable: the least and the greatest value of the metric, both inclusive.
+        target: the column of the confidence set that holds the truth; None means `label` or `value`, by the output's
+            kind.
+        latency_ms: the most milliseconds that one record may take, by the median over examples; None for any.
+    """
 
     examples: str | None = None
     confidence: str | None = None
     metric: str | None = None
     acceptable: tuple[float, float] | None = None
+    target: str | None = None
+    latency_ms: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The gate as the manifest keeps it."""
@@ -88,6 +100,7 @@ class Gate:
             "confidence": self.confidence,
             "metric": self.metric,
             "acceptable": self.acceptable and list(self.acceptable),
+            **_given(target=self.target, latency_ms=self.latency_ms),
         }
 
     @classmethod
@@ -105,6 +118,8 @@ class Manifest:
         reference: the file that drift is measured against.
         training: data and script digests, library versions, time.
         bake: whether the model layer carries this package while it is champion.
+        notes: what a caller should know of this version.
+        weights: files beside the ONNX file that hold some of its tensors.
     """
 
     name: str
@@ -117,6 +132,8 @@ class Manifest:
     reference: str | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     bake: bool = True
+    notes: str = ""
+    weights: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as the package keeps it."""
@@ -132,6 +149,7 @@ class Manifest:
             "reference": self.reference,
             "training": dict(self.training),
             "bake": self.bake,
+            **_given(notes=self.notes or None, weights=list(self.weights) or None),
         }
 
     @classmethod
@@ -154,6 +172,8 @@ class Manifest:
                 reference=document["reference"],
                 training=document["training"],
                 bake=document["bake"],
+                notes=document.get("notes", ""),
+                weights=tuple(document.get("weights", ())),
             )
         except (KeyError, TypeError) as error:
             message = f"manifest: want the fields of schema {SCHEMA}, got {error!r}"
@@ -179,6 +199,11 @@ class Package:
             return []
         text = (self.folder / self.manifest.gate.examples).read_text(encoding="utf-8")
         return [json.loads(line) for line in text.split("\n") if line.strip()]
+
+
+def _given(**fields: object) -> dict[str, Any]:
+    """The fields that are set. What came after the first writers is left out elsewhere: their digests must hold."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def digest_of(folder: Path) -> str:

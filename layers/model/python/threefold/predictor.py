@@ -193,11 +193,11 @@ class Predictor:
         if standby is not None and (loaded := self.sessions.peek(standby.digest)) is not None:
             return loaded.manifest.key
         try:
-            return self.registry.package(model, champion.digest).manifest.key
+            return self.registry.packages.open(model, champion.digest).manifest.key
         except NotServable:
             if standby is None:
                 raise
-            return self.registry.package(model, standby.digest).manifest.key
+            return self.registry.packages.open(model, standby.digest).manifest.key
 
     def ready(self, model: str) -> Confirmed:
         """See that a model's champion can be served: its release known, its package loaded and checked.
@@ -216,7 +216,7 @@ class Predictor:
         return confirmed
 
     def _load(self, name: str, digest: str) -> Model:
-        model = Model(self.registry.package(name, digest), threads=self._threads)
+        model = Model(self.registry.packages.open(name, digest), threads=self._threads)
         model.check()
         self._observe(Metric.MODEL_LOAD, model.load_ms, name)
         return model

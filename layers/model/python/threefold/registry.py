@@ -1,14 +1,12 @@
-"""Packages and releases in the versioned bucket, and their copies in the layer and in /tmp."""
+"""Releases in the versioned bucket: when it is asked, and what holds while it cannot be."""
 
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import obstore
@@ -22,7 +20,6 @@ from obstore.store import S3Store
 
 from threefold.errors import (
     InvalidManifest,
-    InvalidPackage,
     NotServable,
     RegistryUnreachable,
     ReleaseConflict,
@@ -30,19 +27,17 @@ from threefold.errors import (
     shown,
 )
 from threefold.names import Prefix
-from threefold.package import MAXIMUM_BYTES, Package, open_package, pack, unpack
+from threefold.package_store import BAKED, PackageStore, first_line, unreachable
 from threefold.release import MODEL_NAME, Release
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from obstore.store import ObjectStore
 
     from threefold.settings import Settings
 
-# The model layer holds the champions beside the code: <layer>/python/threefold/registry.py, <layer>/packages/...
-BAKED: Final = Path(__file__).resolve().parents[2]
-_PART_BYTES: Final = 8 * 1024**2
 # Names that no release has are remembered too, so that a guesser costs one read a name; and no more than these.
 _MAXIMUM_MISSES: Final = 1000
 # What a read of a document may fail with: the bucket, or the text in it.
@@ -115,7 +110,7 @@ class Registry:
             clock: seconds that never go back.
         """
         self._store = store
-        self._cache = cache
+        self.packages = PackageStore(store, cache=cache, baked=baked)
         self._baked = baked
         self._refresh_seconds = refresh_seconds
         self._clock = clock
@@ -138,8 +133,7 @@ class Registry:
         if known is None or now >= known.until:
             known = self._confirm(model, known, now)
         if known is None:
-            message = f"model: want one with a release, got {shown(model)}"
-            raise UnknownModel(message)
+            raise _without_release(model)
         return known.confirmed
 
     def pinned(self, model: str, release_id: str) -> Confirmed:
@@ -177,52 +171,13 @@ class Registry:
             except (BaseError, OSError) as error:
                 found = self._models[1] if self._models else self.baked()
                 if not found:
-                    raise _unreachable(error) from error
+                    raise unreachable(error) from error
             self._models = (now + self._refresh_seconds, sorted(found))
         return self._models[1]
 
     def baked(self) -> list[str]:
         """The models whose champions the layer carries."""
         return sorted(path.stem for path in (self._baked / Prefix.RELEASES).glob("*.json"))
-
-    def package(self, model: str, digest: str) -> Package:
-        """A package by its identity: from the layer, else from /tmp, else from the bucket, verified.
-
-        Raises:
-            InvalidPackage: the bucket's content is not what the digest says, or there is none.
-            RegistryUnreachable: it is not here, and the bucket cannot be asked.
-        """
-        for folder in (self._baked / "packages" / digest, self._cache / digest):
-            if folder.is_dir():
-                return open_package(folder, digest)
-        self._cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self._cache, suffix=".zip") as file:
-            self._download(_package_key(model, digest), file.write)
-            file.flush()
-            return unpack(Path(file.name), digest, self._cache / digest)
-
-    def publish(self, package: Package) -> bool:
-        """Put a package where it is not yet; the same content is one package.
-
-        A version's label is taken by the first package that comes with it, before that package itself: whoever is
-        interrupted between the two can publish again.
-
-        Returns:
-            Whether it is new.
-
-        Raises:
-            InvalidPackage: another package of the model has this label.
-            RegistryUnreachable: the bucket cannot be read or written.
-        """
-        manifest = package.manifest
-        label = f"{Prefix.PACKAGES}{manifest.name}/versions/{manifest.version}"
-        if not self._create(label, package.digest.encode()) and (owner := self._text(label)) != package.digest:
-            message = (
-                f"model '{manifest.name}': want a version that is not taken, got {manifest.version}, "
-                f"which is package {owner[:12]}; this one is {package.digest[:12]}"
-            )
-            raise InvalidPackage(message)
-        return self._create(_package_key(manifest.name, package.digest), pack(package.folder))
 
     def write_release(self, release: Release, *, replaces: str | None) -> str:
         """Write a release document if nobody changed it meanwhile.
@@ -248,10 +203,11 @@ class Registry:
                 use_multipart=False,
             )
         except (AlreadyExistsError, PreconditionError) as error:
-            message = f"release of '{release.model}': want {replaces or 'none there yet'}, got one changed meanwhile"
+            wanted = "the one that this change began with" if replaces else "none there yet"
+            message = f"release of '{release.model}': want {wanted}, got another written meanwhile"
             raise ReleaseConflict(message) from error
         except (BaseError, OSError) as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
         self._forget(release.model)
         return result["e_tag"] or ""
 
@@ -268,25 +224,38 @@ class Registry:
             raise RegistryUnreachable(message)
         return known.confirmed.release, known.e_tag or ""
 
+    def change(self, model: str, act: Callable[[Release], Release]) -> tuple[Release, Release]:
+        """Write what follows from the release as it stands, unless somebody else is first.
+
+        Args:
+            model: a model that has a release.
+            act: the new document for the current one; what it raises stops the change.
+
+        Returns:
+            The release before, and the one after.
+
+        Raises:
+            UnknownModel: the model has no release.
+            ReleaseConflict: another release was written meanwhile; the message says which, by whom and why.
+            RegistryUnreachable: the bucket cannot be read or written.
+        """
+        found = self.current(model)
+        if found is None:
+            raise _without_release(model)
+        before, e_tag = found
+        after = act(before)
+        try:
+            self.write_release(after, replaces=e_tag)
+        except ReleaseConflict as error:
+            now = self.current(model)
+            message = f"{error}: {_changes(before, now[0])}" if now else str(error)
+            raise ReleaseConflict(message) from error
+        return before, after
+
     def _forget(self, model: str) -> None:
         self._known.pop(model, None)
         self._misses.pop(model, None)
         self._models = None
-
-    def _create(self, key: str, content: bytes) -> bool:
-        try:
-            obstore.put(self._store, key, content, mode="create", use_multipart=False)
-        except AlreadyExistsError:
-            return False
-        except (BaseError, OSError) as error:
-            raise _unreachable(error) from error
-        return True
-
-    def _text(self, key: str) -> str:
-        try:
-            return bytes(obstore.get(self._store, key).bytes()).decode()
-        except (BaseError, OSError) as error:
-            raise _unreachable(error) from error
 
     def _confirm(self, model: str, known: _Known | None, now: float) -> _Known | None:
         if not MODEL_NAME.fullmatch(model) or now < self._misses.get(model, now):
@@ -329,28 +298,21 @@ class Registry:
         release = Release.from_json(json.loads(baked.read_bytes()))
         return _Known(Confirmed(release, "baked", stale=True), None, until)
 
-    def _download(self, key: str, write: Callable[[bytes], object]) -> None:
-        try:
-            size = obstore.head(self._store, key)["size"]
-            if size > MAXIMUM_BYTES:
-                message = f"package: want at most {MAXIMUM_BYTES} bytes, got {size} in {key}"
-                raise InvalidPackage(message)
-            # By parts, so that the client's timeout holds for a part and not for a package of any size.
-            for start in range(0, size, _PART_BYTES):
-                write(obstore.get_range(self._store, key, start=start, end=min(size, start + _PART_BYTES)).to_bytes())
-        except FileNotFoundError as error:
-            message = f"package: want it in the registry, got no {key}"
-            raise InvalidPackage(message) from error
-        except (BaseError, OSError) as error:
-            raise _unreachable(error) from error
+
+def _without_release(model: str) -> UnknownModel:
+    return UnknownModel(f"model: want one with a release, got {shown(model)}")
+
+
+def _changes(before: Release, now: Release) -> str:
+    """What somebody else has made of a release, in one line."""
+    was, document = before.to_json(), now.to_json()
+    changed = [name for name in ("champion", "challenger", "serving") if was[name] != document[name]]
+    what = f"champion {now.champion.version}" if "champion" in changed else f"another {' and '.join(changed)}"
+    return f"{what} by {now.by or 'somebody'} at {now.at}" + (f" ({now.why})" if now.why else "")
 
 
 def _release_key(model: str) -> str:
     return f"{Prefix.RELEASES}{model}.json"
-
-
-def _package_key(model: str, digest: str) -> str:
-    return f"{Prefix.PACKAGES}{model}/{digest}.zip"
 
 
 def _model_of(path: str) -> str | None:
@@ -359,16 +321,8 @@ def _model_of(path: str) -> str | None:
     return name if path.endswith(".json") and MODEL_NAME.fullmatch(name) else None
 
 
-def _unreachable(error: Exception) -> RegistryUnreachable:
-    return RegistryUnreachable(f"registry: want the model bucket to answer, got {_first_line(error)}")
-
-
 def _without_document(model: str, error: Exception) -> NotServable:
     """Why there is no release: the bucket does not answer, or what it holds cannot be read."""
     if isinstance(error, BaseError | OSError):
-        return _unreachable(error)
-    return NotServable(f"release of '{model}': want a readable document, got {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or repr(error)).splitlines()[0]
+        return unreachable(error)
+    return NotServable(f"release of '{model}': want a readable document, got {first_line(error)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from threefold.errors import InvalidManifest, UnknownModel
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SCHEMA: Final = 1
+# How many former champions a release names: what a rollback can go back to, and `/versions/{v}` can reach.
+PREVIOUS: Final = 10
 MODEL_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 Role = Literal["champion", "canary", "previous", "fallback"]
@@ -78,6 +80,26 @@ class Release:
         wanted = [candidate.version for candidate in self.named()]
         message = f"model '{self.model}': want a version out of {wanted}, got {version!r}"
         raise UnknownModel(message)
+
+    def promoted(self, version: Version, *, at: str, by: str, why: str) -> Release:
+        """The release that makes a package champion; a challenger is through with its trial.
+
+        The former champion comes first among the previous. To promote one of those is to go back to it: what came
+        after it is named no more, so that the next rollback goes further back, and not to what was just left.
+        """
+        digests = [former.digest for former in self.previous]
+        if version.digest in digests:
+            previous = self.previous[digests.index(version.digest) + 1 :]
+        elif version.digest == self.champion.digest:
+            previous = self.previous
+        else:
+            previous = (self.champion, *self.previous)[:PREVIOUS]
+        champion = Version(version.digest, version.version)
+        return replace(self, champion=champion, challenger=None, previous=previous, at=at, by=by, why=why)
+
+    def configured(self, serving: Mapping[str, Any], *, at: str, by: str, why: str) -> Release:
+        """The release that operates the same packages in another way."""
+        return replace(self, serving=dict(serving), at=at, by=by, why=why)
 
     def to_json(self) -> dict[str, Any]:
         """The document as the registry keeps it."""
