@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.main import get_command
 
-from threefold_ops.cli.verbs import app
+from threefold_ops.cli import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +87,7 @@ def test_a_pages_commands_print_what_it_says(page: Path, local: Local, tmp_path:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_pages_threefold_commands_exist_with_their_options(page: Path) -> None:
-    verbs = get_command(app).commands  # type: ignore[attr-defined]
+    verbs = get_command(load()).commands  # type: ignore[attr-defined]
     for _, text in BLOCK.findall(page.read_text(encoding="utf-8")):
         for line in re.findall(r"^(?:\$ )?(?:\.venv/bin/)?threefold (.*)$", text, re.MULTILINE):
             words = shlex.split(line.rstrip("\\").partition("|")[0], comments=True)

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from threefold.errors import ThreefoldError
 from threefold_ops.errors import OperatorError
 
+if TYPE_CHECKING:
+    import typer
+
 
 def main() -> None:
     """Run the command; what an operator can act on is one plain message, and exit code 1."""
-    # The verbs load when the command runs: importing this package does nothing.
-    from threefold_ops.cli.verbs import app  # noqa: PLC0415
-
     try:
-        app()
+        load()()
     except (OperatorError, ThreefoldError) as error:
         print(f"threefold: {error}", file=sys.stderr)  # noqa: T201 - the command's own voice
         sys.exit(1)
+
+
+def load() -> typer.Typer:
+    """The command with all its verbs, which load when it runs: importing this package does nothing."""
+    from threefold_ops.cli import authoring, evaluation, releases, verbs  # noqa: F401, PLC0415
+    from threefold_ops.cli.console import app  # noqa: PLC0415
+
+    return app

@@ -1,4 +1,4 @@
-"""The verbs of the `threefold` command."""
+"""The verbs that run a system and use its doors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from threefold.jobs import JobState
 from threefold_ops import demo as demonstration
 from threefold_ops import target as targets
 from threefold_ops.cli.choice import Aws, Profile, Region, Stage, choose
+from threefold_ops.cli.console import Json, app, err, out, print_json
 from threefold_ops.cli.reading import pair, read_json, read_messages
 from threefold_ops.doors import Https, Inbox, Queues
 from threefold_ops.errors import OperatorError
@@ -31,18 +31,7 @@ from threefold_ops.system import System, deploy_system, open_registry, plan
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="The loopback port; 0 takes a free one.")]
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="One ONNX model, three doors on AWS Lambda: HTTPS, CSV files in S3, and SQS messages.\n\n"
-    "Commands go to the local system that runs from this clone ('threefold up'); with --aws they go to your account.",
-)
-_out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -64,12 +53,12 @@ def up(
             emulator.stop(STATE)
             raise
         _print_calls(system)
-        _out.print(f"up in {time.monotonic() - started:.0f} s; stop it with 'threefold down'")
+        out.print(f"up in {time.monotonic() - started:.0f} s; stop it with 'threefold down'")
         return
     with emulator.running(STATE, EMULATOR_PYTHON, port=port):
         _print_calls(_deploy_local())
         try:
-            _out.print(f"up in {time.monotonic() - started:.0f} s; Ctrl-C stops it")
+            out.print(f"up in {time.monotonic() - started:.0f} s; Ctrl-C stops it")
             while emulator.find(STATE) is not None:
                 time.sleep(0.5)
         except KeyboardInterrupt:
@@ -83,7 +72,7 @@ def down() -> None:
     """Stop the local system."""
     if not emulator.stop(STATE):
         raise OperatorError("no local system is running")
-    _out.print("stopped")
+    out.print("stopped")
 
 
 @app.command()
@@ -103,14 +92,14 @@ def status(
         sys.stdout.write(f"{system.to_json()[name]}\n")
         return
     if as_json:
-        _print_json(system.to_json())
+        print_json(system.to_json())
         return
     # Whole lines, however narrow the terminal: addresses are there to be copied.
     for field, value in system.to_json().items():
         if field != "models":
-            _out.print(f"{field:24}{value or ''}")
+            out.print(f"{field:24}{value or ''}")
     for model in system.models:
-        _out.print(f"{'model':24}{model['name']} {model['version']} ({model['digest'][:12]})")
+        out.print(f"{'model':24}{model['name']} {model['version']} ({model['digest'][:12]})")
 
 
 @app.command()
@@ -125,8 +114,8 @@ def demo(
         with emulator.running(Path(state), EMULATOR_PYTHON, port=port) as found:
             target = targets.emulator(found.endpoint_url)
             system = deploy_system(target, {}, progress=say)
-            records = demonstration.run(system, target, model_folders(MODELS), _out.print)
-    _out.print(f"demo: {records} records, 3 doors, all answers agree")
+            records = demonstration.run(system, target, model_folders(MODELS), out.print)
+    out.print(f"demo: {records} records, 3 doors, all answers agree")
 
 
 @app.command(name="publish")
@@ -144,10 +133,10 @@ def publish_(
         registry = open_registry(choice.target, choice.system().model_bucket, Path(cache))
         done = [publish(registry, folder) for folder in folders or model_folders(MODELS)]
     if as_json:
-        _print_json([{name: getattr(one, name) for name in one.__slots__} for one in done])
+        print_json([{name: getattr(one, name) for name in one.__slots__} for one in done])
         return
     for one in done:
-        _out.print(
+        out.print(
             f"{one.name} {one.version} ({one.digest[:12]}): {'new' if one.new else 'known'}, "
             f"{'champion' if one.champion else 'not serving: another version is champion'}"
         )
@@ -170,7 +159,7 @@ def predict(
     answer = Https(choice.system(), choice.target).post(
         f"/models/{model}/predictions", {"records": found if isinstance(found, list) else [found]}
     )
-    _print_json(answer.json())
+    print_json(answer.json())
     if answer.status != 200:  # noqa: PLR2004 - HTTP
         raise typer.Exit(1)
 
@@ -197,16 +186,16 @@ def submit(
     inbox = Inbox(choice.system(), choice.target)
     identifier = inbox.upload(model, file)
     if not wait:
-        _print_json({"job": identifier}) if as_json else _out.print(f"job {identifier}")
+        print_json({"job": identifier}) if as_json else out.print(f"job {identifier}")
         return
     with _bar(as_json=as_json) as beat:
         job = inbox.follow(identifier, timeout_seconds=timeout_seconds, beat=beat)
     if output is not None and job["state"] in {JobState.COMPLETE, JobState.INCOMPLETE}:
         output.write_bytes(inbox.result(model, identifier))
     if as_json:
-        _print_json(job)
+        print_json(job)
     else:
-        _out.print(f"job {identifier}: {job['state']}{': ' + job['reason'] if job.get('reason') else ''}")
+        out.print(f"job {identifier}: {job['state']}{': ' + job['reason'] if job.get('reason') else ''}")
     if job["state"] != JobState.COMPLETE:
         raise typer.Exit(1)
 
@@ -229,7 +218,7 @@ def send(
     queues = Queues(choice.system(), choice.target)
     ids = queues.send(read_messages(model, file))
     for outcome in queues.receive(ids, timeout_seconds=timeout_seconds):
-        _print_json(outcome)
+        print_json(outcome)
 
 
 @app.command()
@@ -250,7 +239,7 @@ def invoke(
     response = choice.target.client("lambda").invoke(
         FunctionName=f"threefold-{choice.stage}-{function}", Qualifier="live", Payload=path.read_bytes()
     )
-    _print_json(json.loads(response["Payload"].read()))
+    print_json(json.loads(response["Payload"].read()))
     if response.get("FunctionError"):
         raise typer.Exit(1)
 
@@ -274,15 +263,15 @@ def deploy(
         with _steps(verbose=False) as say:
             resources = plan(declared, say)
         if as_json:
-            _print_json([{"stack": stack, "type": kind, "id": identifier} for stack, kind, identifier in resources])
+            print_json([{"stack": stack, "type": kind, "id": identifier} for stack, kind, identifier in resources])
             return
         for stack, kind, identifier in resources:
-            _out.print(f"{stack:34} {kind:42} {identifier}")
-        _out.print(f"{len(resources)} resources")
+            out.print(f"{stack:34} {kind:42} {identifier}")
+        out.print(f"{len(resources)} resources")
         return
     with _steps(verbose=True) as say:
         system = deploy_system(targets.aws(region, profile), declared, progress=say)
-    _print_json(system.to_json()) if as_json else _print_calls(system)
+    print_json(system.to_json()) if as_json else _print_calls(system)
 
 
 def _deploy_local() -> System:
@@ -295,17 +284,17 @@ def _deploy_local() -> System:
 @contextmanager
 def _steps(*, verbose: bool) -> Iterator[Callable[[str], None]]:
     """A line that says what goes on; in a terminal it is replaced, elsewhere each is kept."""
-    if verbose or not _err.is_terminal:
-        yield lambda text: _err.print(f"… {text}")
+    if verbose or not err.is_terminal:
+        yield lambda text: err.print(f"… {text}")
         return
-    with _err.status("…") as line:
+    with err.status("…") as line:
         yield line.update
 
 
 @contextmanager
 def _bar(*, as_json: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} rows"))
-    with Progress(*columns, TimeElapsedColumn(), console=_err, disable=as_json) as progress:
+    with Progress(*columns, TimeElapsedColumn(), console=err, disable=as_json) as progress:
         task = progress.add_task("waiting", total=None)
 
         def beat(job: dict[str, Any]) -> None:
@@ -329,18 +318,18 @@ def _print_calls(system: System) -> None:
     message = json.dumps({"model": model, "record": record})
     body = json.dumps({"records": [record]})
     table = f"models/{model}/held-out.csv"
-    _out.print("HTTPS, a prediction now:")
+    out.print("HTTPS, a prediction now:")
     if system.endpoint_url is not None:  # On AWS a call is signed, which curl does not do by itself.
         url = f"{system.api_url}/models/{model}/predictions"
-        _out.print(f"  curl -s -H 'content-type: application/json' -d '{body}' '{url}'")
-    _out.print(f"  {threefold} predict{there} {model} '{json.dumps(record)}'")
-    _out.print("CSV, a file of predictions:")
-    _out.print(f"  {threefold} submit{there} '{table}' --model {model} --output predictions.csv")
-    _out.print(f"  {aws} s3 cp '{table}' 's3://{system.inbox_bucket}/{model}/held-out.csv'")
-    _out.print("SQS, a stream of predictions:")
-    _out.print(f"  {threefold} send{there} {model} '{table}'")
-    _out.print(f"  {aws} sqs send-message --queue-url '{system.requests_queue_url}' --message-body '{message}'")
-    _out.print(f"  {aws} sqs receive-message --queue-url '{system.predictions_queue_url}' --wait-time-seconds 10")
+        out.print(f"  curl -s -H 'content-type: application/json' -d '{body}' '{url}'")
+    out.print(f"  {threefold} predict{there} {model} '{json.dumps(record)}'")
+    out.print("CSV, a file of predictions:")
+    out.print(f"  {threefold} submit{there} '{table}' --model {model} --output predictions.csv")
+    out.print(f"  {aws} s3 cp '{table}' 's3://{system.inbox_bucket}/{model}/held-out.csv'")
+    out.print("SQS, a stream of predictions:")
+    out.print(f"  {threefold} send{there} {model} '{table}'")
+    out.print(f"  {aws} sqs send-message --queue-url '{system.requests_queue_url}' --message-body '{message}'")
+    out.print(f"  {aws} sqs receive-message --queue-url '{system.predictions_queue_url}' --wait-time-seconds 10")
 
 
 def _example_record(model: str) -> dict[str, Any]:
@@ -349,7 +338,3 @@ def _example_record(model: str) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8").splitlines()[0])["record"]
     return found
-
-
-def _print_json(document: Any) -> None:  # noqa: ANN401 - JSON
-    sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")

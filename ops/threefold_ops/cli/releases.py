@@ -1,0 +1,1 @@
+"""The verbs of the registry: what serves, and what serves instead."""
