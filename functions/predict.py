@@ -170,9 +170,11 @@ def _list_models(event: Event, _model: str | None, _version: str | None, _starte
 
 def _about(_event: Event, model: str | None, _version: str | None, _started: float) -> Response:
     confirmed, chosen = _find(str(model), None)
-    manifest = _predictor().registry.packages.open(str(model), chosen.digest).manifest.to_json()
-    about = {name: manifest[name] for name in ("name", "version", "description", "key", "signature", "output")}
-    quality = {"gate": manifest["gate"], "training": manifest["training"]}
+    manifest = _predictor().registry.packages.open(str(model), chosen.digest).manifest
+    document = manifest.to_json()
+    about = {name: document[name] for name in ("name", "version", "description", "key", "signature", "output")}
+    about["notes"] = manifest.notes
+    quality = {"gate": document["gate"], "training": document["training"]}
     release = confirmed.release.to_json() | {"id": confirmed.id, "stale": confirmed.stale}
     return _respond(200, about | {"digest": chosen.digest, "quality": quality, "release": release})
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_s3 as s3
 
-from infra.function import DoorFunction
+from infra.function import StageFunction
 from infra.grants import Grant, accept
 from infra.job import Job
 from infra.stage_stack import StageStack
@@ -34,7 +34,7 @@ class BatchStack(StageStack):
         super().__init__(scope, Door.BATCH, context, "predictions over CSV files")
         lost_uploads = self.queue("LostUploads", "lost-uploads", retention_days=14)
         accept(lost_uploads, "it holds what was given up; nothing reads it but the operator", "AwsSolutions-SQS3")
-        door = DoorFunction(
+        door = StageFunction(
             self,
             settings=Settings(
                 door=Door.BATCH,
@@ -95,7 +95,7 @@ class BatchStack(StageStack):
         self.output(Output.RESULTS_BUCKET, results.bucket_name)
         self.output(Output.STATE_MACHINE_ARN, job.state_machine.state_machine_arn)
 
-    def _notify(self, inbox: s3.Bucket, door: DoorFunction) -> None:
+    def _notify(self, inbox: s3.Bucket, door: StageFunction) -> None:
         # The bucket's own property, not CDK's custom resource, which would bring a function of its own.
         permission = lambda_.CfnPermission(
             self,

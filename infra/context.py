@@ -93,6 +93,12 @@ class DeploymentContext:
     predict_memory: int = _key(1769, "memory in MB; 1,769 is one vCPU", limits=(128, 10_240))
     batch_memory: int = _key(1769, "memory in MB; 1,769 is one vCPU", limits=(128, 10_240))
     stream_memory: int = _key(1769, "memory in MB; 1,769 is one vCPU", limits=(128, 10_240))
+    monitor_memory: int = _key(1769, "memory in MB; 1,769 is one vCPU", limits=(128, 10_240))
+    monitor_minutes: int = _key(60, "minutes from one run of all models' gates to the next", limits=(5, 1440))
+    # https://docs.aws.amazon.com/lambda/latest/dg/configuration-ephemeral-storage.html
+    ephemeral_storage: int = _key(
+        512, "MB of each function's `/tmp`, where downloaded packages lie", limits=(512, 10_240)
+    )
     predict_reserved_concurrency: int = _key(0, "concurrency kept for this door; 0: none is", limits=(0, 100_000))
     batch_reserved_concurrency: int = _key(
         0, "concurrency kept for, and the most of, this door; 0: none is", limits=(0, 100_000)

@@ -1,11 +1,11 @@
-"""A door's function: the defaults of all doors, stated once."""
+"""A stage's function: the defaults of all of them, stated once."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from aws_cdk import Duration
+from aws_cdk import Duration, Size
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
@@ -26,7 +26,7 @@ ALIAS: Final = "live"
 SINGLE_THREADED: Final = {"OPENBLAS_NUM_THREADS": "1"}
 
 
-class DoorFunction(Construct):
+class StageFunction(Construct):
     """One function of `functions/`, with its role, its log group and the alias that callers use.
 
     Attributes:
@@ -67,7 +67,7 @@ class DoorFunction(Construct):
             self,
             "Resource",
             function_name=name,
-            description=f"Threefold's {door} door",
+            description=f"Threefold's {door} function",
             code=lambda_.Code.from_asset(str(FUNCTIONS), exclude=["*", f"!{door}.py"]),
             handler=f"{door}.handler",
             runtime=runtime,
@@ -76,6 +76,7 @@ class DoorFunction(Construct):
             environment={**settings.to_env(), **SINGLE_THREADED},
             role=role,
             memory_size=memory_megabytes,
+            ephemeral_storage_size=Size.mebibytes(stack.context.ephemeral_storage),
             timeout=Duration.seconds(timeout_seconds),
             reserved_concurrent_executions=reserved_concurrency or None,
             log_group=log_group,

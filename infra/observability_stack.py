@@ -1,4 +1,4 @@
-"""What the operator watches: alarms to one topic, and a dashboard with a row for each door."""
+"""What the operator watches: alarms to one topic, a dashboard with a row for each door, and the monitor."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from aws_cdk import aws_ssm as ssm
 
+from infra.monitor import add_monitor
 from infra.predict_stack import api_id_parameter
 from infra.stage_stack import StageStack
-from threefold.names import Dimension, Door, Metric, Output, namespace
+from threefold.names import MONITOR, Dimension, Door, Metric, Output, namespace
 
 if TYPE_CHECKING:
     from constructs import Construct
@@ -30,15 +31,17 @@ _SUM: Final = "Sum"
 
 
 class ObservabilityStack(StageStack):
-    """The topic, the alarms and the dashboard; all metrics are named, none is imported."""
+    """The monitor, the topic, the alarms and the dashboard; all metrics are named, none is imported."""
 
     def __init__(self, scope: Construct, context: DeploymentContext) -> None:
-        """Make the topic, then the alarms, then the dashboard."""
-        super().__init__(scope, "observability", context, "alarms and a dashboard")
+        """Make the monitor and the topic, then the alarms, then the dashboard."""
+        super().__init__(scope, "observability", context, "alarms, a dashboard and the monitor of what is served")
+        add_monitor(self)
         self._topic = self._make_topic()
         self._api_id = ssm.StringParameter.value_for_string_parameter(self, api_id_parameter(context))
         self._alarm_on_doors()
         self._alarm_on_queues()
+        self._alarm_on_packages()
         self._dashboard()
         self.output(Output.ALARM_TOPIC_ARN, self._topic.topic_arn)
 
@@ -99,6 +102,23 @@ class ObservabilityStack(StageStack):
             periods=3,
         )
 
+    def _alarm_on_packages(self) -> None:
+        lasting = (
+            ("gate-failed", self._own_metric(MONITOR, Metric.GATE_FAILED), "a served package does not pass its gate"),
+            ("not-inspected", self._own_metric(MONITOR, Metric.ERRORS), "the monitor could not run a model's gate"),
+            ("errors", self._function_metric(MONITOR, "Errors"), "a run of the monitor failed"),
+        )
+        for part, metric, meaning in lasting:
+            # Either of two runs is enough: they come a little early or late, and an alarm must not be over between two
+            # that say the same.
+            by_run = metric.with_(period=Duration.minutes(self.context.monitor_minutes))
+            self._alarm(f"monitor-{part}", by_run, meaning, periods=2, datapoints=1)
+        self._alarm(
+            "monitor-rolled-back",
+            self._own_metric(MONITOR, Metric.ROLLED_BACK),
+            "a champion did not pass its gate, and an earlier one serves again",
+        )
+
     def _dashboard(self) -> None:
         dashboard = cloudwatch.Dashboard(self, "Dashboard", dashboard_name=self.name("doors"))
         dashboard.add_widgets(
@@ -132,6 +152,12 @@ class ObservabilityStack(StageStack):
             _graph("stream: outcomes", *self._outcomes(Door.STREAM)),
             _graph("stream: function", *self._function(Door.STREAM)),
         )
+        dashboard.add_widgets(
+            _graph("monitor: gates", self._own_metric(MONITOR, Metric.GATE_FAILED)),
+            _graph("monitor: releases", self._own_metric(MONITOR, Metric.ROLLED_BACK)),
+            _graph("monitor: errors", self._own_metric(MONITOR, Metric.ERRORS)),
+            _graph("monitor: function", *self._function(MONITOR)),
+        )
 
     def _latencies(self, door: str) -> list[cloudwatch.Metric]:
         return [self._own_metric(door, Metric.LATENCY, statistic) for statistic in ("p50", "p99")]
@@ -164,8 +190,15 @@ class ObservabilityStack(StageStack):
         label = f"{metric} {statistic}" if statistic.startswith("p") else None
         return _metric(namespace(self.context.stage), metric, statistic, label=label, **{Dimension.DOOR: door})
 
-    def _alarm(
-        self, part: str, metric: cloudwatch.Metric, meaning: str, *, threshold: float = 1, periods: int = 1
+    def _alarm(  # noqa: PLR0913 - what alarms differ by
+        self,
+        part: str,
+        metric: cloudwatch.Metric,
+        meaning: str,
+        *,
+        threshold: float = 1,
+        periods: int = 1,
+        datapoints: int | None = None,
     ) -> None:
         alarm = cloudwatch.Alarm(
             self,
@@ -175,6 +208,7 @@ class ObservabilityStack(StageStack):
             metric=metric,
             threshold=threshold,
             evaluation_periods=periods,
+            datapoints_to_alarm=datapoints,
             comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
             treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
         )

@@ -11,7 +11,7 @@ from aws_cdk import aws_apigatewayv2_authorizers as authorizers
 from aws_cdk import aws_apigatewayv2_integrations as integrations
 from aws_cdk import aws_ssm as ssm
 
-from infra.function import DoorFunction
+from infra.function import StageFunction
 from infra.grants import accept
 from infra.stage_stack import StageStack
 from threefold.names import EXPOSED_HEADERS, OPEN_ROUTES, PREDICT_ROUTES, Door, Output
@@ -52,7 +52,7 @@ class PredictStack(StageStack):
     def __init__(self, scope: Construct, context: DeploymentContext) -> None:
         """Make the function, the API and its stage."""
         super().__init__(scope, Door.PREDICT, context, "predictions over HTTPS")
-        door = DoorFunction(
+        door = StageFunction(
             self,
             settings=Settings(
                 door=Door.PREDICT,
@@ -105,7 +105,7 @@ class PredictStack(StageStack):
             format=json.dumps(ACCESS_LOG),
         )
 
-    def _add_routes(self, api: apigateway.HttpApi, door: DoorFunction) -> None:
+    def _add_routes(self, api: apigateway.HttpApi, door: StageFunction) -> None:
         integration = integrations.HttpLambdaIntegration(
             "Predict",
             door.alias,

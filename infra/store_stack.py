@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aws_cdk import Duration
 from aws_cdk import aws_dynamodb as dynamodb
@@ -19,15 +19,24 @@ if TYPE_CHECKING:
     from infra.context import DeploymentContext
 
 
+# How long a deleted package can be had back.
+COLLECTED_DAYS: Final = 30
+
+
 class StoreStack(StageStack):
     """What outlives every deploy of the doors."""
 
     def __init__(self, scope: Construct, context: DeploymentContext) -> None:
         """Make the bucket and the tables."""
         super().__init__(scope, "store", context, "models, predictions and jobs")
-        # No noncurrent expiry: rollback, history and deployed layers need the old versions under layers/, packages/
-        # and releases/, and there is nothing else in this bucket.
+        # Nothing under layers/ and releases/ expires: deployed layers, rollback, history and jobs need old versions.
         models = private_bucket(self, "Models", "models", versioned=True)
+        # A package is never overwritten: an old version of one is there only where `threefold gc` deleted it.
+        models.add_lifecycle_rule(
+            prefix=Prefix.PACKAGES,
+            noncurrent_version_expiration=Duration.days(COLLECTED_DAYS),
+            expired_object_delete_marker=True,
+        )
         models.add_to_resource_policy(
             iam.PolicyStatement(
                 sid="PackagesAreImmutable",

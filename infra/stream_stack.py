@@ -8,7 +8,7 @@ from aws_cdk import Duration
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sqs as sqs
 
-from infra.function import DoorFunction
+from infra.function import StageFunction
 from infra.grants import Grant, accept
 from infra.stage_stack import StageStack
 from threefold.names import Door, Output
@@ -46,7 +46,7 @@ class StreamStack(StageStack):
             "its consumers are the customer's: when to give a prediction up is theirs to say",
             "AwsSolutions-SQS3",
         )
-        door = DoorFunction(
+        door = StageFunction(
             self,
             settings=Settings(
                 door=Door.STREAM,

@@ -1,4 +1,4 @@
-"""One session: every datatype, odd shapes, chunks and padding, and the check of itself."""
+"""One session: every datatype, odd shapes, chunks and padding."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import Graphs, PackageMaker
+    from threefold.package import Package
 
 VALUES: dict[str, list[Any]] = {
     "BOOL": [True, False],
@@ -134,10 +135,9 @@ def test_a_zipmap_of_other_classes_than_the_manifest_says_is_refused(
         graphs.zipmap(classlabels_strings=["a", "b", "c"]),
         features=THREE,
         output=CLASSES,
-        examples=[{"record": {"a": 1, "b": 2, "c": 3}, "expect": {"label": "high"}}],
     )
     with pytest.raises(InvalidPackage, match="want scores for"):
-        Model(package).check()
+        Model(package).answer({"x": np.ones((1, 3), np.float32)})
 
 
 def test_a_label_output_is_what_the_model_says(graphs: Graphs, make_package: PackageMaker) -> None:
@@ -164,10 +164,9 @@ def test_an_output_of_several_values_is_no_regression(
         graphs.identity("FP32", axes),
         features=TWO,
         output=Output(kind="regression", value="y"),
-        examples=[{"record": {"a": 1, "b": 2}, "expect": {"value": 1}}],
     )
     with pytest.raises(InvalidPackage, match="want one 'y' a row"):
-        Model(package).check()
+        Model(package).answer({"x": np.ones((1, 2), np.float32)})
 
 
 def test_one_score_for_two_classes_is_refused(graphs: Graphs, make_package: PackageMaker) -> None:
@@ -175,10 +174,9 @@ def test_one_score_for_two_classes_is_refused(graphs: Graphs, make_package: Pack
         graphs.linear([1.0, 1.0]),
         features=TWO,
         output=Output(kind="classification", scores="value", classes=("no", "yes")),
-        examples=[{"record": {"a": 1, "b": 2}, "expect": {"label": "yes"}}],
     )
     with pytest.raises(InvalidPackage, match="a score for each of 2 classes"):
-        Model(package).check()
+        Model(package).answer({"x": np.ones((1, 2), np.float32)})
 
 
 def test_what_the_graph_refuses_is_outside_the_signature(graphs: Graphs, make_package: PackageMaker) -> None:
@@ -189,73 +187,6 @@ def test_what_the_graph_refuses_is_outside_the_signature(graphs: Graphs, make_pa
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_that_says_what_the_training_library_said_is_served(models: Path, tmp_path: Path) -> None:
-    from threefold_ops.publish import build_package
-
-    for folder in sorted(path.parent for path in models.glob("*/model.yaml")):
-        target = tmp_path / folder.name
-        target.mkdir()
-        package, _ = build_package(folder, target)
-        assert len(package.examples()) > 1
-        Model(package).check()
-
-
-@pytest.mark.parametrize(
-    "example",
-    [
-        {"record": {"a": 1, "b": 2}, "expect": {"value": 3.001}},
-        {"record": {"a": 1, "b": "x"}, "expect": {"value": 3}},
-        {"record": {"a": 1}, "expect": {"value": 3}},
-        {"record": [], "expect": {"value": 3}},
-        {"record": {"a": 1, "b": 2}},
-        {"record": {"a": 1, "b": 2}, "expect": None},
-        {"record": {"a": 1, "b": 2}, "expect": {"valeu": 3}},
-        {"record": {"a": 1, "b": 2}, "expect": {"value": {"a": 3}}},
-        {"record": {"a": 1, "b": 2}, "expect": {"value": "three"}},
-        {"inputs": {"x": [1, 2]}, "expect": {"value": 3}},
-        {},
-        None,
-        [1],
-    ],
-)
-def test_a_model_that_fails_its_check_is_refused(example: object, graphs: Graphs, make_package: PackageMaker) -> None:
-    good = {"record": {"a": 1, "b": 1}, "expect": {"value": 2.00001}}
-    output = Output(kind="regression", value="value")
-    Model(make_package(graphs.linear([1, 1]), features=TWO, output=output, examples=[good])).check()
-    package = make_package(graphs.linear([1, 1]), features=TWO, output=output, examples=[good, example])
-    with pytest.raises(InvalidPackage):
-        Model(package).check()
-
-
-@pytest.mark.parametrize("text", ["{", "\ud800", "NaN"])
-def test_unreadable_examples_refuse_the_package(text: str, graphs: Graphs, make_package: PackageMaker) -> None:
-    output = Output(kind="regression", value="value")
-    package = make_package(graphs.linear([1, 1]), features=TWO, output=output, examples=[])
-    (package.folder / "examples.jsonl").write_bytes(text.encode(errors="surrogatepass"))
-    with pytest.raises(InvalidPackage):
-        Model(package).check()
-    (package.folder / "examples.jsonl").unlink()
-    with pytest.raises(InvalidPackage):
-        Model(package).check()
-
-
-def test_an_example_of_tensors_is_checked_whole_where_rows_do_not_stack(
-    graphs: Graphs, make_package: PackageMaker
-) -> None:
-    good = {"inputs": {"x": [1, 2, 3]}, "expect": {"y": 6}}
-    Model(make_package(graphs.total(), examples=[good, {"inputs": {"x": [1]}, "expect": {"y": 1}}])).check()
-    with pytest.raises(InvalidPackage, match="example 2: want y 2, got 1"):
-        Model(make_package(graphs.total(), examples=[good, {"inputs": {"x": [1]}, "expect": {"y": 2}}])).check()
-
-
-@pytest.mark.parametrize("example", [{"inputs": {"x": [[1, 2], [3]]}, "expect": {}}, {"inputs": {}, "expect": {}}])
-def test_an_example_of_odd_tensors_refuses_the_package(
-    example: object, graphs: Graphs, make_package: PackageMaker
-) -> None:
-    with pytest.raises(InvalidPackage):
-        Model(make_package(graphs.identity("FP32"), examples=[example])).check()
-
-
 def test_a_file_that_is_no_onnx_is_refused(graphs: Graphs, make_package: PackageMaker) -> None:
     package = make_package(graphs.identity("FP32"))
     package.model_path.write_bytes(b"MZ" + bytes(100))
@@ -263,19 +194,96 @@ def test_a_file_that_is_no_onnx_is_refused(graphs: Graphs, make_package: Package
         Model(package)
 
 
-@pytest.mark.parametrize("location", ["../secret.bin", "/etc/hostname", "not-there.bin"])
-def test_weights_outside_of_the_package_are_refused(location: str, graphs: Graphs, make_package: PackageMaker) -> None:
-    package = make_package(graphs.identity("FP32"))
-    (package.folder.parent / "secret.bin").write_bytes(bytes(8))
-    graph = graphs.linear([1.0, 2.0])
-    weights = graph.graph.initializer[0]
-    weights.ClearField("float_data")
-    weights.data_location = TensorProto.EXTERNAL
-    weights.external_data.add(key="location", value=location)
-    weights.external_data.add(key="length", value="8")
-    package.model_path.write_bytes(graph.SerializeToString())
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.8])
+def test_a_graph_that_was_cut_short_is_refused(share: float, graphs: Graphs, make_package: PackageMaker) -> None:
+    package = make_package(graphs.linear([1.0, 2.0]))
+    whole = package.model_path.read_bytes()
+    package.model_path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(InvalidPackage):
         Model(package)
+
+
+SECRET = np.array([3.0, 4.0], np.float32)
+
+
+def external(place: str, location: str) -> onnx.ModelProto:
+    """A graph that reads two numbers from another file: value = x @ w."""
+    weights = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2, 1], data_location=TensorProto.EXTERNAL)
+    weights.external_data.add(key="location", value=location)
+    weights.external_data.add(key="length", value="8")
+    product = helper.make_node("MatMul", ["x", "w"], ["value"])
+    constant = helper.make_node("Constant", [], ["w"], value=weights)
+    free, constants, functions = [product], [weights], []
+    if place == "attribute":
+        free, constants = [constant, product], []
+    elif place == "subgraph":
+        inner = helper.make_graph([product], "inner", [], [helper.make_empty_tensor_value_info("value")], [weights])
+        free = [helper.make_node("If", ["always"], ["value"], then_branch=inner, else_branch=inner)]
+        constants = [helper.make_tensor("always", TensorProto.BOOL, [], [True])]
+    elif place == "function":
+        opset = [helper.make_opsetid("", 17)]
+        functions = [helper.make_function("own", "Product", ["x"], ["value"], [constant, product], opset)]
+        free, constants = [helper.make_node("Product", ["x"], ["value"], domain="own")], []
+    infos = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in (("x", 2), ("value", 1))
+    ]
+    graph = helper.make_graph(free, "graph", infos[:1], infos[1:], constants)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9, functions=functions)
+
+
+PLACES = ["initializer", "attribute", "subgraph", "function"]
+
+
+def weighted(made: PackageMaker, graphs: Graphs, graph: onnx.ModelProto, **document: Any) -> Package:
+    """A package of a graph with weights in files of their own: `inside.bin` in it, `secret.bin` beside it."""
+    package = made(graphs.linear([1.0, 2.0]), document=document)
+    (package.folder.parent / "secret.bin").write_bytes(SECRET.tobytes())
+    (package.folder / "inside.bin").write_bytes(SECRET.tobytes())
+    package.model_path.write_bytes(graph.SerializeToString())
+    return package
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_weights_may_stand_beside_the_graph(place: str, graphs: Graphs, make_package: PackageMaker) -> None:
+    model = Model(weighted(make_package, graphs, external(place, "inside.bin"), weights=["inside.bin"]))
+    assert model.run({"x": np.array([[1, 10]], np.float32)})["value"].tolist() == [[43.0]]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "location", ["../secret.bin", "inside.bin/../../secret.bin", "absolute", "link.bin", "gone.bin"]
+)
+def test_weights_outside_of_the_package_are_never_read(
+    place: str, location: str, graphs: Graphs, make_package: PackageMaker
+) -> None:
+    """What a graph names must not bring the machine's own files into its answers: ONNX Runtime refuses it."""
+    package = weighted(make_package, graphs, external(place, "inside.bin"))
+    secret = package.folder.parent / "secret.bin"
+    (package.folder / "link.bin").symlink_to(secret)
+    graph = external(place, str(secret) if location == "absolute" else location)
+    package.model_path.write_bytes(graph.SerializeToString())
+    with pytest.raises(InvalidPackage, match="want an ONNX model"):
+        Model(package)
+
+
+def test_weights_count_into_the_size_of_a_model(graphs: Graphs, make_package: PackageMaker) -> None:
+    graph = external("initializer", "inside.bin")
+    without, named = (
+        Model(weighted(make_package, graphs, graph, **document)) for document in ({}, {"weights": ["inside.bin"]})
+    )
+    assert named.size_bytes - without.size_bytes == 2 * SECRET.nbytes
+
+
+def test_weights_that_are_named_and_not_there_refuse_the_package(graphs: Graphs, make_package: PackageMaker) -> None:
+    with pytest.raises(InvalidPackage, match=r"want the file weights\.bin, got none"):
+        Model(make_package(graphs.linear([1.0, 2.0]), document={"weights": ["weights.bin"]}))
+
+
+def test_a_graph_without_inputs_is_refused(graphs: Graphs, make_package: PackageMaker) -> None:
+    node = helper.make_node("Constant", [], ["y"], value_floats=[1.0])
+    with pytest.raises(InvalidPackage, match="want a graph with inputs"):
+        Model(make_package(graphs.make([node], [], [("y", "FP32", [1])])))
 
 
 def test_other_tensors_than_the_manifest_says_are_refused(graphs: Graphs, make_package: PackageMaker) -> None:

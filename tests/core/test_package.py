@@ -7,8 +7,12 @@ import json
 import os
 import shutil
 import stat
+import struct
+import sys
 import time
 import zipfile
+import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +22,7 @@ from hypothesis import strategies as st
 
 from threefold import package as package_module
 from threefold.errors import InvalidPackage, NotServable
-from threefold.package import MAXIMUM_FILES, Manifest, Output, Package, digest_of, open_package, pack, unpack
+from threefold.package import MAXIMUM_FILES, Gate, Manifest, Output, Package, digest_of, open_package, pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,6 +147,44 @@ def test_a_name_that_comes_twice_is_refused(tmp_path: Path) -> None:
     refused(zipped(tmp_path / "x.zip", ("model.onnx", b"1"), ("model.onnx", b"2")), tmp_path, match="each once")
 
 
+def overlapped(path: Path, plain: bytes, *, quoted: bool) -> Path:
+    """Two files of the same bytes of a zip: one begins within the other, or where the other begins.
+
+    The first quotes the second's header in a stored block and goes on with the second's own data
+    (https://www.bamsoftware.com/hacks/zipbomb/).
+    """
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    data = deflate.compress(plain) + deflate.flush()
+
+    def fields(name: str, content: bytes, size: int) -> bytes:
+        return struct.pack("<HHHHHLLLHH", 20, 0, 8, 0, 33, zlib.crc32(content), size, len(content), len(name), 0)
+
+    inner = b"PK\x03\x04" + fields("b.bin", plain, len(data)) + b"b.bin"
+    quote = struct.pack("<BHH", 0, len(inner), len(inner) ^ 0xFFFF) + inner
+    whole, size = inner + plain, len(quote) + len(data)
+    outer = b"PK\x03\x04" + fields("a.bin", whole, size) + b"a.bin"
+    files = [("a.bin", whole, size, 0), ("b.bin", plain, len(data), len(outer) + 5)]
+    body = outer + quote + data
+    if not quoted:
+        files = [(name, plain, len(data), 0) for name in ("a.bin", "b.bin")]
+        body = inner + data
+    central = b"".join(
+        b"PK\x01\x02\x14\x00" + fields(name, content, size) + struct.pack("<HHHLL", 0, 0, 0, 0, offset) + name.encode()
+        for name, content, size, offset in files
+    )
+    path.write_bytes(body + central + struct.pack("<4sHHHHLLH", b"PK\x05\x06", 0, 0, 2, 2, len(central), len(body), 0))
+    return path
+
+
+@pytest.mark.parametrize("quoted", [True, False])
+def test_files_that_share_the_same_bytes_are_refused(quoted: bool, tmp_path: Path) -> None:
+    content = overlapped(tmp_path / "x.zip", b"many files of few bytes" * 9, quoted=quoted)
+    if quoted and sys.version_info < (3, 11, 8):
+        with zipfile.ZipFile(content) as archive:
+            assert archive.testzip() is None, "zipfile itself unpacks it"
+    refused(content, tmp_path, match=r"share no bytes of the zip, got 'b\.bin'")
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_another_compression_is_refused(method: int, tmp_path: Path) -> None:
     refused(zipped(tmp_path / "x.zip", ("model.onnx", b"x" * 99), method=method), tmp_path, match="stored or deflated")
@@ -229,6 +271,7 @@ def test_a_manifest_survives_its_file(small: Package) -> None:
         lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"gate": 3})),
         lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"signature": {"inputs": [[]]}})),
         lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"output": ["classes"]})),
+        lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"weights": [3]})),
     ],
 )
 def test_an_unreadable_manifest_is_refused(break_it: Callable[[Path], Any], small: Package, tmp_path: Path) -> None:
@@ -237,6 +280,39 @@ def test_an_unreadable_manifest_is_refused(break_it: Callable[[Path], Any], smal
     break_it(folder / "manifest.json")
     with pytest.raises(InvalidPackage, match=r"manifest\.json"):
         open_package(folder, small.digest)
+
+
+@pytest.mark.parametrize("name", ["../secret.csv", "/etc/hostname", "folder/x.csv", "..", "", "x\n"])
+@pytest.mark.parametrize("place", ["examples", "confidence", "reference", "weights"])
+def test_a_manifest_that_names_a_file_elsewhere_is_refused(
+    place: str, name: str, small: Package, tmp_path: Path
+) -> None:
+    document = small.manifest.to_json()
+    if place in document["gate"]:
+        document["gate"][place] = name
+    else:
+        document[place] = [name] if place == "weights" else name
+    (tmp_path / "manifest.json").write_text(json.dumps(document))
+    with pytest.raises(InvalidPackage, match="want plain names of files in the package"):
+        open_package(tmp_path, small.digest)
+
+
+@pytest.mark.parametrize(
+    "gate", [{"acceptable": [0.9]}, {"acceptable": ["0.9", 1]}, {"acceptable": 0.9}, {"latency_ms": "fast"}]
+)
+def test_a_gate_whose_numbers_are_none_is_refused(gate: dict[str, object], small: Package, tmp_path: Path) -> None:
+    document = small.manifest.to_json()
+    (tmp_path / "manifest.json").write_text(json.dumps(document | {"gate": document["gate"] | gate}))
+    with pytest.raises(InvalidPackage, match="want two numbers as acceptable and one as latency_ms"):
+        open_package(tmp_path, small.digest)
+
+
+def test_what_came_later_is_not_written_where_it_is_not_set(small: Package) -> None:
+    """A package of an earlier writer keeps its digest."""
+    assert {"notes", "weights"} & small.manifest.to_json().keys() == set()
+    assert {"target", "latency_ms"} & small.manifest.gate.to_json().keys() == set()
+    manifest = replace(small.manifest, notes="new", weights=("w.bin",), gate=Gate(target="y", latency_ms=2.5))
+    assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
 
 
 def test_a_zip_in_memory_is_a_zip_on_disk(small: Package) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
+import time
+import weakref
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -13,12 +18,13 @@ import obstore
 import pytest
 
 from threefold.errors import InvalidPackage, NotServable, OutsideSignature, RegistryUnreachable, UnknownModel
-from threefold.package import Output, Package
+from threefold.package import Output, Package, digest_of, open_package, pack
 from threefold.package_store import PackageStore
 from threefold.predictor import RUNTIME, Predictor
 from threefold.registry import Registry
 from threefold.release import Challenger, Release, Version
 from threefold.request import Matrix, Records, Request, Tensors
+from threefold.sessions import RETRY_SECONDS
 from threefold.signature import Feature
 
 if TYPE_CHECKING:
@@ -28,7 +34,8 @@ if TYPE_CHECKING:
     from obstore.store import MemoryStore, S3Store
 
     from tests.conftest import Graphs, PackageMaker
-    from tests.core.conftest import Clock, Shelf
+    from tests.core.conftest import Clock, Line, Shelf
+    from threefold.model import Model
 
 CLASSES = ("low", "mid", "high")
 FEATURES = tuple(Feature(name=name, type="float32", min=-100, max=100) for name in ("a", "b"))
@@ -379,7 +386,7 @@ def test_the_last_good_model_goes_on_when_a_new_one_is_refused(
         assert (prediction["value"], prediction["digest"], prediction["role"]) == (1.0, good.digest, "fallback")
     assert observed.count(("PackageRefused", 1, "wine")) == 3
     assert observed.count(("ModelLoadMs", observed[0][1], "wine")) == 1
-    assert "example 1: want value 999" in predictor.refusals["wine"]
+    assert "examples.jsonl:1: want value 999" in predictor.refusals["wine"]
     with pytest.raises(NotServable, match=r"want its champion 2\.0\.0, got 1\.0\.0: .*want value 999"):
         predictor.ready("wine")
     # Who asks for the refused one by its name gets no other.
@@ -434,7 +441,7 @@ def test_a_cold_start_with_a_refused_champion_answers_by_what_was_released_befor
     (prediction,) = predictor.predict(records(1)).predictions()
     assert (prediction["role"], prediction["digest"]) == ("fallback", good.digest)
     assert predictor.key_field("wine") == "id"
-    with pytest.raises(NotServable, match="example 1"):
+    with pytest.raises(NotServable, match=r"examples\.jsonl:1"):
         predictor.ready("wine")
     assert "PackageRefused" in {metric for metric, _, _ in observed}
 
@@ -450,7 +457,8 @@ def test_an_absent_registry_is_no_refused_package(
     publish(registry, Release(model="wine", champion=Version(package.digest, "1.0.0")), package)
 
     def away(_model: str, _digest: str) -> Package:
-        raise RegistryUnreachable("away")
+        message = "away"
+        raise RegistryUnreachable(message)
 
     monkeypatch.setattr(registry.packages, "open", away)
     with pytest.raises(RegistryUnreachable):
@@ -487,6 +495,10 @@ class SlowPackages(PackageStore):
 
     slow = ""
 
+    def __init__(self, *args: Any, **fields: Any) -> None:
+        super().__init__(*args, **fields)
+        self.gate = threading.Event()
+
     def open(self, model: str, digest: str) -> Package:
         if digest == self.slow:
             assert self.gate.wait(10)
@@ -503,14 +515,20 @@ class SlowRegistry(Registry):
 def slow_registry(store: MemoryStore, clock: Clock, tmp_path: Path) -> SlowRegistry:
     registry = SlowRegistry(store, cache=tmp_path / "cache", baked=tmp_path / "baked", clock=clock)
     registry.packages = SlowPackages(store, cache=tmp_path / "cache", baked=tmp_path / "baked")
-    registry.packages.gate = threading.Event()  # type: ignore[attr-defined]
     return registry
 
 
+def settle(predictor: Predictor) -> None:
+    """Wait until nothing is brought any more."""
+    for future in list(predictor.sessions._bringing.values()):
+        future.exception(10)
+
+
+@pytest.mark.parametrize("budget_bytes", [10**9, 1])
 def test_the_last_good_model_answers_while_a_new_one_loads(
-    slow_registry: SlowRegistry, made: Made, shelf: Shelf
+    budget_bytes: int, slow_registry: SlowRegistry, made: Made, shelf: Shelf
 ) -> None:
-    predictor = Predictor(slow_registry, budget_bytes=10**9, load_budget_seconds=0.02)
+    predictor = Predictor(slow_registry, budget_bytes=budget_bytes, load_budget_seconds=0.02)
     shelf.release(slow_registry, made.regression(1))
     predictor.ready("wine")
     new = made.regression(2, version="2.0.0")
@@ -521,9 +539,226 @@ def test_the_last_good_model_answers_while_a_new_one_loads(
     assert predictor.key_field("wine") == "id"
     with pytest.raises(NotServable, match="still being loaded"):
         predictor.ready("wine")
-    slow_registry.packages.gate.set()  # type: ignore[attr-defined]
-    predictor.sessions._loading[new.digest].result(10)
+    slow_registry.packages.gate.set()
+    settle(predictor)
+    predictor._load_budget_seconds = 10
     assert values(predictor, records(0)) == [2.0]
+    predictor.ready("wine")
+    assert len(predictor.sessions) == (1 if budget_bytes == 1 else 2)
+
+
+def test_a_last_good_model_that_was_put_out_of_memory_answers_while_a_new_one_loads(
+    slow_registry: SlowRegistry, made: Made, shelf: Shelf
+) -> None:
+    """Otherwise who has many models would wait for each new one as long as its download takes."""
+    predictor = Predictor(slow_registry, budget_bytes=1, load_budget_seconds=0.02)
+    shelf.release(slow_registry, made.regression(1))
+    shelf.release(slow_registry, made.regression(9, name="other"))
+    predictor.ready("wine")
+    predictor.ready("other")
+    new = made.regression(2, version="2.0.0")
+    shelf.release(slow_registry, new)
+    slow_registry.packages.slow = new.digest
+    assert predictor.key_field("wine") == "id"
+    assert values(predictor, records(0)) == [1.0]
+    slow_registry.packages.gate.set()
+    settle(predictor)
+    predictor._load_budget_seconds = 10
+    assert values(predictor, records(0)) == [2.0]
+
+
+def test_a_cold_start_waits_for_what_is_released(slow_registry: SlowRegistry, made: Made, shelf: Shelf) -> None:
+    """What was released before would answer at each new process, although nothing is wrong."""
+    old, new = made.regression(1), made.regression(2, version="2.0.0")
+    slow_registry.packages.publish(old)
+    shelf.release(slow_registry, new, previous=(Version(old.digest, "1.0.0"),))
+    slow_registry.packages.open("wine", old.digest)
+    slow_registry.packages.slow = new.digest
+    threading.Timer(0.1, slow_registry.packages.gate.set).start()
+    predictor = Predictor(slow_registry, budget_bytes=10**9, load_budget_seconds=0.01)
+    assert values(predictor, records(0)) == [2.0]
+
+
+def test_a_download_that_each_call_has_a_moment_for_ends(
+    *, registry: Registry, line: Line, made: Made, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Lambda at low traffic: between two calls nothing goes on, and no connection lives on."""
+    predictor = Predictor(registry, budget_bytes=10**9, load_budget_seconds=0.01)
+    shelf.release(registry, made.regression(1))
+    predictor.ready("wine")
+    noise = np.random.default_rng(0).integers(0, 2**32, 150_000).astype(np.uint32)
+    graph = made.graphs.linear([1, 1], 2)
+    graph.metadata_props.add(key="noise", value=noise.tobytes().hex())
+    new = made.make_package(graph, name="wine", version="2.0.0", features=FEATURES, output=VALUE)
+    shelf.release(registry, new)
+    key = f"packages/wine/{new.digest}.zip"
+    content = line.objects[key] = bytes(obstore.get(registry._store, key).bytes())
+    registry.packages._store = line.store()
+    monkeypatch.setattr("threefold.sessions.RETRY_SECONDS", 0.0)
+    found: list[object] = []
+    while not found or found[-1] == 1.0:
+        line.left = 100_000
+        found += values(predictor, records(0))
+        settle(predictor)
+        assert len(found) < 50
+    assert found[-1] == 2.0
+    assert len(found) > len(content) // 100_000
+    # None of them began again.
+    assert sum(sent for _, _, sent in line.ranges) < len(content) + len(found) * 64 * 1024
+
+
+def test_a_dead_registry_is_not_asked_by_each_request_that_another_package_answers(
+    *, registry: Registry, clock: Clock, made: Made, shelf: Shelf, observed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def away(_store: object, key: str) -> None:
+        asked.append(key)
+        message = "no answer"
+        raise OSError(message)
+
+    predictor = Predictor(registry, budget_bytes=10**9, observe=lambda *what: observed.append(what))
+    predictor.sessions._clock = clock
+    shelf.release(registry, made.regression(1))
+    predictor.ready("wine")
+    new = made.regression(2, version="2.0.0")
+    shelf.release(registry, new)
+    with monkeypatch.context() as patch:
+        patch.setattr(obstore, "head", away)
+        for _ in range(20):
+            assert values(predictor, records(0)) == [1.0]
+            assert predictor.key_field("wine") == "id"
+        assert asked == [f"packages/wine/{new.digest}.zip"]
+        clock.seconds += RETRY_SECONDS
+        assert values(predictor, records(0)) == [1.0]
+        assert len(asked) == 2
+        with pytest.raises(NotServable, match="want the model bucket to answer, got no answer"):
+            predictor.ready("wine")
+    assert "PackageRefused" not in {metric for metric, _, _ in observed}
+    clock.seconds += RETRY_SECONDS
+    assert values(predictor, records(0)) == [2.0]
+    predictor.ready("wine")
+
+
+def test_a_package_that_a_full_disk_keeps_out_leaves_the_last_good_one(
+    *, store: MemoryStore, registry: Registry, made: Made, shelf: Shelf, tmp_path: Path
+) -> None:
+    room = [10**12]
+    registry.packages = PackageStore(store, cache=tmp_path / "small", baked=tmp_path, free=lambda _: room[0])
+    predictor = Predictor(registry, budget_bytes=10**9)
+    shelf.release(registry, made.regression(1))
+    predictor.ready("wine")
+    shelf.release(registry, made.regression(2, version="2.0.0"))
+    room[0] = 0
+    assert values(predictor, records(0)) == [1.0]
+    with pytest.raises(NotServable, match=r"got 1\.0\.0: .* bytes of room on the disk"):
+        predictor.ready("wine")
+
+
+@pytest.mark.parametrize("damage", ["cut short", "another digest", "broken graph", "another example"])
+@pytest.mark.parametrize("budget_bytes", [10**9, 1])
+def test_whatever_is_wrong_with_a_released_package_the_last_good_one_answers(
+    *,
+    damage: str,
+    budget_bytes: int,
+    registry: Registry,
+    store: MemoryStore,
+    made: Made,
+    shelf: Shelf,
+    tmp_path: Path,
+    observed: list[tuple[str, float, str]],
+) -> None:
+    predictor = Predictor(registry, budget_bytes=budget_bytes, observe=lambda *what: observed.append(what))
+    shelf.release(registry, made.regression(1))
+    predictor.ready("wine")
+    digest, reason = damaged(damage, store, made, tmp_path)
+    document = json.loads(bytes(obstore.get(store, "releases/wine.json").bytes()))
+    document["champion"] = {"digest": digest, "version": "2.0.0"}
+    obstore.put(store, "releases/wine.json", json.dumps(document).encode())
+    registry._forget("wine")
+    observed.clear()
+    for _ in range(3):
+        (found,) = predictor.predict(records(0)).predictions()
+        assert (found["value"], found["role"], found["version"]) == (1.0, "fallback", "1.0.0")
+        assert predictor.key_field("wine") == "id"
+    assert [metric for metric, _, _ in observed].count("PackageRefused") == 3
+    with pytest.raises(NotServable, match=reason):
+        predictor.ready("wine")
+
+
+def damaged(damage: str, store: MemoryStore, made: Made, scratch: Path) -> tuple[str, str]:
+    """Put a package into the bucket by hand, as no publish would: its digest, and what is wrong with it."""
+    package = made.refused() if damage == "another example" else made.regression(5, version="2.0.0")
+    if damage == "broken graph":
+        # The digest is that of the broken file, so that nothing is wrong but what is in it.
+        folder = shutil.copytree(package.folder, scratch / "broken")
+        (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:-20])
+        package = open_package(folder, digest_of(folder))
+    content = pack(package.folder)
+    digest = "0" * 64 if damage == "another digest" else package.digest
+    obstore.put(store, f"packages/wine/{digest}.zip", content[:-50] if damage == "cut short" else content)
+    reasons = {
+        "cut short": "want a whole zip file",
+        "another digest": f"want digest {digest}, got {package.digest}",
+        "broken graph": r"model\.onnx: want an ONNX model that ONNX Runtime .* loads",
+        "another example": r"examples\.jsonl:1: want value 999",
+    }
+    return digest, reasons[damage]
+
+
+def test_a_refused_package_without_another_is_observed_by_whatever_asks_for_it(
+    registry: Registry, store: MemoryStore, predictor: Predictor, made: Made, observed: list[tuple[str, float, str]]
+) -> None:
+    package = made.regression(1)
+    publish(registry, Release(model="wine", champion=Version(package.digest, "1.0.0")), package)
+    obstore.put(store, f"packages/wine/{package.digest}.zip", b"PK no zip")
+    for _ in range(2):
+        with pytest.raises(InvalidPackage):
+            predictor.key_field("wine")
+    assert observed == [("PackageRefused", 1, "wine")] * 2
+
+
+@pytest.mark.parametrize("budget_bytes", [10**9, 1])
+def test_a_promotion_among_requests_of_many_threads_gives_the_old_answer_or_the_new(
+    *, budget_bytes: int, registry: Registry, made: Made, shelf: Shelf, clock: Clock, tmp_path: Path
+) -> None:
+    packages = [made.regression(float(i), version=f"{i}.0.0") for i in range(6)]
+    shelf.release(registry, packages[0])
+    predictor = Predictor(registry, budget_bytes=budget_bytes, load_budget_seconds=10)
+    predictor.ready("wine")
+    known = {package.digest: (package.manifest.version, float(i)) for i, package in enumerate(packages)}
+    promoter = Registry(registry._store, cache=tmp_path / "promoter", baked=tmp_path / "none", refresh_seconds=0)
+    done = threading.Event()
+    # What may answer: the champion of before and the one of after the promotion that is under way.
+    allowed = [0, 0]
+
+    def ask(_: int) -> int:
+        asked = 0
+        while not done.is_set():
+            earliest = allowed[0]
+            found = predictor.predict(records(0, 1, 2)).predictions()
+            ((digest, version),) = {(prediction["digest"], prediction["version"]) for prediction in found}
+            assert known[digest][0] == version
+            value = known[digest][1]
+            assert [prediction["value"] for prediction in found] == [value, value + 1, value + 2]
+            assert earliest <= value <= allowed[1]
+            asked += 1
+        return asked
+
+    with ThreadPoolExecutor(6) as pool:
+        running = [pool.submit(ask, i) for i in range(6)]
+        try:
+            for i, package in enumerate(packages[1:], 1):
+                allowed[1] = i
+                shelf.release(promoter, package)
+                clock.seconds += 31
+                time.sleep(0.1)
+                # By now each thread has seen the new release at least once.
+                assert registry.release("wine").release.champion.digest == package.digest
+                allowed[0] = i
+        finally:
+            done.set()
+        assert all(each.result(30) > 5 for each in running)
     predictor.ready("wine")
 
 
@@ -536,7 +771,7 @@ def test_a_version_that_is_asked_for_is_waited_for(slow_registry: SlowRegistry, 
     publish(slow_registry, release, old, champion)
     predictor.ready("wine")
     slow_registry.packages.slow = old.digest
-    threading.Timer(0.1, slow_registry.packages.gate.set).start()  # type: ignore[attr-defined]
+    threading.Timer(0.1, slow_registry.packages.gate.set).start()
     found = predictor.predict(records(0, version="1.0.0")).predictions()[0]
     assert (found["value"], found["role"]) == (1.0, "previous")
 
@@ -591,6 +826,18 @@ def test_memory_holds_when_records_are_routed_to_two_packages_and_one_fits(regis
     champion, challenger = made.regression(0.0), made.regression(1000.0, version="2.0.0")
     publish(registry, canary(champion, challenger), champion, challenger)
     predictor = Predictor(registry, budget_bytes=1)
-    found = predictor.predict(records(*[0.0] * 30, keys=[str(i) for i in range(30)])).predictions()
-    assert {prediction["value"] for prediction in found} == {0.0, 1000.0}
+    load, alive, at_once = predictor.sessions._load, [], []
+
+    def counted(name: str, digest: str) -> Model:
+        at_once.append(sum(found() is not None for found in alive))
+        model = load(name, digest)
+        alive.append(weakref.ref(model))
+        return model
+
+    predictor.sessions._load = counted
+    for _ in range(2):
+        found = predictor.predict(records(*[0.0] * 30, keys=[str(i) for i in range(30)])).predictions()
+        assert {prediction["value"] for prediction in found} == {0.0, 1000.0}
     assert len(predictor.sessions) == 1
+    # None is held by the request that asked for it while the next is loaded.
+    assert set(at_once) == {0}

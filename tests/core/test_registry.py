@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import obstore
 import pytest
 
 from threefold.errors import InvalidPackage, NotServable, RegistryUnreachable, ReleaseConflict, UnknownModel
-from threefold.package import Output, Package, pack
+from threefold.package import Output, Package
 from threefold.registry import Registry
 from threefold.release import Release, Version
 
@@ -234,6 +234,52 @@ def test_a_release_is_written_only_over_the_one_that_was_read(
     assert registry.release("wine").release.champion == NEW
 
 
+def test_a_change_follows_from_the_release_as_it_stands(
+    registry: Registry, store: MemoryStore, shelf: Shelf, small: Package
+) -> None:
+    first = shelf.release(registry, small)
+    overwrite(store, replace(first, by="another"))
+    before, after = registry.change("wine", lambda release: replace(release, champion=NEW))
+    assert (before.by, after.by, after.champion) == ("another", "another", NEW)
+    assert registry.release("wine").release == after
+
+
+def test_of_two_changes_at_once_the_second_is_told_what_the_first_did(
+    registry: Registry, store: MemoryStore, shelf: Shelf, small: Package
+) -> None:
+    first = shelf.release(registry, small)
+
+    def interrupted(release: Release) -> Release:
+        overwrite(store, replace(first, champion=NEW, by="ben", why="urgent", at="noon"))
+        return replace(release, by="ana")
+
+    with pytest.raises(ReleaseConflict, match=r"champion 2\.0\.0 by ben at noon \(urgent\)"):
+        registry.change("wine", interrupted)
+    assert registry.release("wine").release.by == "ben"
+
+    def reconfigured(release: Release) -> Release:
+        overwrite(store, replace(release, serving={"options": 9}, by="ben"))
+        return replace(release, by="ana")
+
+    with pytest.raises(ReleaseConflict, match="another serving by ben"):
+        registry.change("wine", reconfigured)
+
+
+def test_a_change_needs_a_release_and_what_refuses_it_changes_nothing(
+    registry: Registry, shelf: Shelf, small: Package
+) -> None:
+    with pytest.raises(UnknownModel):
+        registry.change("wine", lambda release: release)
+    first = shelf.release(registry, small)
+
+    def refused(_: Release) -> Release:
+        raise InvalidPackage("no")
+
+    with pytest.raises(InvalidPackage):
+        registry.change("wine", refused)
+    assert registry.release("wine").release == first
+
+
 def test_a_writer_sees_its_own_release_at_once(registry: Registry, shelf: Shelf, small: Package) -> None:
     assert registry.current("wine") is None
     with pytest.raises(UnknownModel):
@@ -256,58 +302,6 @@ def test_no_release_is_changed_by_somebody_who_cannot_see_it(
         registry.write_release(Release(model="wine", champion=NEW), replaces=None)
     with pytest.raises(RegistryUnreachable):
         registry.packages.publish(small)
-
-
-def test_the_same_content_is_one_package(registry: Registry, store: MemoryStore, small: Package) -> None:
-    assert registry.packages.publish(small)
-    assert not registry.packages.publish(small)
-    paths = [entry["path"] for page in obstore.list(store, "packages/") for entry in page]
-    assert sorted(paths) == [f"packages/wine/{small.digest}.zip", "packages/wine/versions/1.0.0"]
-
-
-def test_a_version_is_one_package(
-    registry: Registry, small: Package, graphs: Graphs, make_package: PackageMaker
-) -> None:
-    registry.packages.publish(small)
-    output = Output(kind="regression", value="value")
-    other = make_package(graphs.linear([3.0, 4.0]), output=output, name="wine")
-    with pytest.raises(InvalidPackage, match=f"1.0.0, which is package {small.digest[:12]}"):
-        registry.packages.publish(other)
-    assert registry.packages.publish(
-        make_package(graphs.linear([3.0, 4.0]), output=output, name="wine", version="1.0.1")
-    )
-
-
-def test_a_publish_that_was_cut_short_can_be_done_again(registry: Registry, store: MemoryStore, small: Package) -> None:
-    obstore.put(store, "packages/wine/versions/1.0.0", small.digest.encode())
-    assert registry.packages.publish(small)
-
-
-def test_a_package_is_downloaded_once(registry: Registry, store: MemoryStore, small: Package, tmp_path: Path) -> None:
-    registry.packages.publish(small)
-    package = registry.packages.open("wine", small.digest)
-    assert package.manifest == small.manifest
-    obstore.delete(store, f"packages/wine/{small.digest}.zip")
-    assert registry.packages.open("wine", small.digest) == package
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [small.digest]
-
-
-@pytest.mark.parametrize("damage", [lambda whole: whole[:-30], lambda whole: whole[:100], lambda _whole: b""])
-def test_a_damaged_package_is_refused_and_nothing_of_it_stays(
-    damage: Any, registry: Registry, store: MemoryStore, small: Package, tmp_path: Path
-) -> None:
-    obstore.put(store, f"packages/wine/{small.digest}.zip", damage(pack(small.folder)))
-    with pytest.raises(InvalidPackage):
-        registry.packages.open("wine", small.digest)
-    assert list((tmp_path / "cache").iterdir()) == []
-    # And once it is whole, it is served.
-    obstore.put(store, f"packages/wine/{small.digest}.zip", pack(small.folder))
-    assert registry.packages.open("wine", small.digest).digest == small.digest
-
-
-def test_a_package_that_is_not_there_is_refused_by_name(registry: Registry) -> None:
-    with pytest.raises(InvalidPackage, match=f"got no packages/wine/{'0' * 64}.zip"):
-        registry.packages.open("wine", "0" * 64)
 
 
 def test_a_pinned_release_holds_whatever_is_promoted_since(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from threefold.errors import InvalidManifest, UnknownModel
-from threefold.release import Challenger, Release, Version, route
+from threefold.release import PREVIOUS, Challenger, Release, Version, route
 
 CHAMPION = Version("a" * 64, "1.0.0")
 CANARY = Challenger("b" * 64, "2.0.0", "canary", 10.0, "pepper")
@@ -113,3 +113,46 @@ def test_a_release_of_a_newer_schema_is_refused_with_what_to_do() -> None:
 def test_what_is_no_release_document_is_refused(document: Any) -> None:
     with pytest.raises(InvalidManifest):
         Release.from_json(document)
+
+
+NOTE = {"at": "2026-01-01T00:00:00.000Z", "by": "ana", "why": "better"}
+
+
+def promoted(found: Release, *labels: str) -> Release:
+    for label in labels:
+        found = found.promoted(Version(label * 64, label), **NOTE)
+    return found
+
+
+def test_a_promotion_keeps_who_was_champion_and_ends_the_trial() -> None:
+    found = promoted(release(), "c", "d")
+    assert (found.champion.version, found.challenger) == ("d", None)
+    assert [former.version for former in found.previous] == ["c", "1.0.0"]
+    assert (found.at, found.by, found.why) == tuple(NOTE.values())
+
+
+def test_a_rollback_goes_further_back_each_time_and_never_to_what_was_left() -> None:
+    found = promoted(release(), "c", "d", "e")
+    for label in ("d", "c"):
+        found = promoted(found, label)
+        assert found.champion.version == label
+        assert "e" not in {former.version for former in found.previous}
+    assert [former.version for former in found.previous] == ["1.0.0"]
+
+
+def test_a_release_names_a_bounded_number_of_former_champions() -> None:
+    found = promoted(release(), *"cdefghijklmnopq")
+    assert len(found.previous) == PREVIOUS
+    assert found.previous[0].version == "p"
+
+
+@given(st.lists(st.sampled_from("abcdef"), max_size=30))
+def test_no_package_stands_twice_in_a_release(labels: list[str]) -> None:
+    found = promoted(Release(model="wine", champion=CHAMPION), *labels)
+    digests = [version.digest for version in found.named()]
+    assert len(set(digests)) == len(digests)
+
+
+def test_other_settings_leave_the_packages_alone() -> None:
+    found = release().configured({"options": 5}, **NOTE)
+    assert found == replace(release(), serving={"options": 5}, **NOTE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -67,11 +68,17 @@ class Replay:
             "sent": sorted(stream.sent(), key=lambda found: found["id"]),
         }
 
+    def monitor(self, event: dict[str, Any]) -> dict[str, Any]:
+        context = SimpleNamespace(get_remaining_time_in_millis=lambda: 900_000)
+        answer: dict[str, Any] = self.load("monitor", THREEFOLD_MODEL_BUCKET=self.bucket).handler(event, context)
+        return answer
+
 
 # A function's folder under events/, and what replays it: another function joins with a method above and a line here.
 REPLAYS: Final[dict[str, Callable[[Replay, dict[str, Any]], dict[str, Any]]]] = {
     "predict": Replay.predict,
     "stream": Replay.stream,
+    "monitor": Replay.monitor,
 }
 
 

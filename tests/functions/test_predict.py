@@ -461,13 +461,19 @@ def test_a_refused_package_is_503_with_its_reason(
     for _ in range(2):
         status, answer = door(PREDICT, {"records": [{"a": 1, "b": 1}]}, model="line")
         assert (status, answer["code"]) == (503, "invalid_package")
-        assert "example 1: want value 999, got 2.0" in answer["error"]
+        assert "examples.jsonl:1: want value 999, got 2" in answer["error"]
     assert door("GET /v2/models/{model}/ready", model="line")[0] == 503
 
 
 @pytest.mark.parametrize("damage", ["examples", "zip"])
 def test_the_last_good_model_answers_when_a_new_one_is_refused(
-    damage: str, make_door: Callable[..., Door], shelf: Shelf, graphs: Graphs, make_package: PackageMaker
+    damage: str,
+    *,
+    make_door: Callable[..., Door],
+    shelf: Shelf,
+    graphs: Graphs,
+    make_package: PackageMaker,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     fields: dict[str, Any] = {"name": "line", "features": FEATURES, "output": VALUE, "key": "id"}
     shelf.release(make_package(graphs.linear([1, 1]), **fields))
@@ -480,12 +486,16 @@ def test_the_last_good_model_answers_when_a_new_one_is_refused(
     if damage == "zip":
         boto3.client("s3").put_object(Bucket=shelf.bucket, Key=f"packages/line/{bad.digest}.zip", Body=b"PK")
     door.later()
+    capsys.readouterr()
     response = door.raw(PREDICT, body, model="line")
+    refused = [each["PackageRefused"] for each in metrics(capsys.readouterr().out) if "PackageRefused" in each]
+    assert refused == [[1]]
     prediction = json.loads(response["body"])["predictions"][0]
     assert (response["statusCode"], response["headers"]["x-model-version"]) == (200, "1.0.0")
     assert (prediction["role"], prediction["value"], prediction["key"]) == ("fallback", 2.0, "k")
     status, answer = door("GET /v2/models/{model}/ready", model="line")
     assert (status, answer["code"]) == (503, "not_servable")
+    assert ("want value 999" if damage == "examples" else "want a whole zip file") in answer["error"]
     # Who asks for the refused one by name gets no other.
     infer = {"inputs": [tensor("x", [1, 1], [1, 2])]}
     assert door(INFER_VERSION, infer, model="line", version="2.0.0")[0] == 503

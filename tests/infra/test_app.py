@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 DOORS = ("predict", "batch", "stream")
+# Every function, and the stack that it stands in.
+FUNCTIONS = (*((door, door) for door in DOORS), ("monitor", "observability"))
 
 
 def run(tmp_path: Path, context: dict[str, Any]) -> tuple[subprocess.CompletedProcess[str], set[str]]:
@@ -77,10 +79,10 @@ def test_no_stack_imports_from_another(each: Assembly) -> None:
         assert all("Export" not in output for output in template.get("Outputs", {}).values())
 
 
-def test_no_function_is_there_but_the_doors(iam: Assembly) -> None:
+def test_no_function_is_there_but_the_doors_and_the_monitor(iam: Assembly) -> None:
     functions = iam.resources("AWS::Lambda::Function").values()
     names = {text(function["Properties"]["FunctionName"]) for function in functions}
-    assert names == {f"threefold-dev-{door}" for door in DOORS}
+    assert names == {f"threefold-dev-{name}" for name in (*DOORS, "monitor")}
     assert not [kind for template in iam.templates.values() for kind in kinds(template) if kind.startswith("Custom::")]
 
 
@@ -101,7 +103,7 @@ def names(assembly: Assembly) -> list[str]:
         "AlarmName",
     }
     keys |= {"LogGroupName", "DashboardName", "LayerName"}
-    named = {"AWS::SSM::Parameter", "AWS::ApiGatewayV2::Api"}
+    named = {"AWS::SSM::Parameter", "AWS::ApiGatewayV2::Api", "AWS::Events::Rule"}
     return [
         f"{resource['Type']} {text(value)}"
         for template in assembly.templates.values()
@@ -120,64 +122,64 @@ def test_every_name_holds_its_stage_and_is_unique(iam: Assembly, prod: Assembly)
     assert not set(dev) & set(names(prod))
 
 
-def version(assembly: Assembly, door: str) -> tuple[str, str, str]:
+def version(assembly: Assembly, stack: str) -> tuple[str, str, str]:
     """The logical ids of the model layer and of the version behind `live`."""
-    (runtime,) = [name for name in assembly.resources("AWS::Lambda::LayerVersion", door) if "RuntimeLayer" in name]
-    (model,) = [name for name in assembly.resources("AWS::Lambda::LayerVersion", door) if "ModelLayer" in name]
-    alias = assembly.only("AWS::Lambda::Alias", door, Name="live")
+    (runtime,) = [name for name in assembly.resources("AWS::Lambda::LayerVersion", stack) if "RuntimeLayer" in name]
+    (model,) = [name for name in assembly.resources("AWS::Lambda::LayerVersion", stack) if "ModelLayer" in name]
+    alias = assembly.only("AWS::Lambda::Alias", stack, Name="live")
     logical, attribute = alias["FunctionVersion"]["Fn::GetAtt"]
     assert attribute == "Version"
-    assert set(assembly.resources("AWS::Lambda::Version", door)) == {logical}
-    layers = [layer["Ref"] for layer in assembly.only("AWS::Lambda::Function", door)["Layers"]]
+    assert set(assembly.resources("AWS::Lambda::Version", stack)) == {logical}
+    layers = [layer["Ref"] for layer in assembly.only("AWS::Lambda::Function", stack)["Layers"]]
     assert sorted(layers) == sorted([runtime, model])
     return runtime, model, logical
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("stack", [stack for _, stack in FUNCTIONS])
 def test_another_object_version_of_the_model_layer_is_another_layer_behind_live(
-    door: str, iam: Assembly, synthesize: Callable[..., Assembly]
+    stack: str, iam: Assembly, synthesize: Callable[..., Assembly]
 ) -> None:
     other = synthesize(modelLayerVersion="version-2")
-    was, now = version(iam, door), version(other, door)
+    was, now = version(iam, stack), version(other, stack)
     assert was[0] == now[0]
     assert was[1] != now[1]
     assert was[2] != now[2]
     content = {"S3Key": "layers/model/0123.zip", "S3ObjectVersion": "version-2"}
-    found = other.resources("AWS::Lambda::LayerVersion", door)[now[1]]["Properties"]["Content"]
+    found = other.resources("AWS::Lambda::LayerVersion", stack)[now[1]]["Properties"]["Content"]
     assert found.pop("S3Bucket") is not None
     assert found == content
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("stack", [stack for _, stack in FUNCTIONS])
 def test_another_content_of_the_runtime_layer_is_another_version_behind_live(
-    door: str, iam: Assembly, synthesize: Callable[..., Assembly], tmp_path: Path
+    stack: str, iam: Assembly, synthesize: Callable[..., Assembly], tmp_path: Path
 ) -> None:
     (tmp_path / "python").mkdir()
     (tmp_path / "python" / "wheel.py").write_text("VALUE = 2\n")
-    was, now = version(iam, door), version(synthesize(runtimeLayer=str(tmp_path)), door)
+    was, now = version(iam, stack), version(synthesize(runtimeLayer=str(tmp_path)), stack)
     assert was[:2] == now[:2]
     assert was[2] != now[2]
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_the_model_layer_comes_from_the_store_s_bucket(door: str, iam: Assembly) -> None:
+@pytest.mark.parametrize("stack", [stack for _, stack in FUNCTIONS])
+def test_the_model_layer_comes_from_the_store_s_bucket(stack: str, iam: Assembly) -> None:
     (layer,) = [
         layer["Properties"]
-        for name, layer in iam.resources("AWS::Lambda::LayerVersion", door).items()
+        for name, layer in iam.resources("AWS::Lambda::LayerVersion", stack).items()
         if name.startswith("ModelLayer")
     ]
     assert text(layer["Content"]["S3Bucket"]) == text(iam.only("AWS::S3::Bucket", "store")["BucketName"])
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_a_function_is_told_names_that_exist(door: str, iam: Assembly) -> None:
-    variables = iam.only("AWS::Lambda::Function", door)["Environment"]["Variables"]
-    settings = Settings.from_env({name: text(value) for name, value in variables.items()})
-    ours = {name: text(value) for name, value in variables.items() if name.startswith("THREEFOLD_")}
+@pytest.mark.parametrize(("name", "stack"), FUNCTIONS)
+def test_a_function_is_told_names_that_exist(name: str, stack: str, iam: Assembly) -> None:
+    variables = iam.only("AWS::Lambda::Function", stack)["Environment"]["Variables"]
+    settings = Settings.from_env({key: text(value) for key, value in variables.items()})
+    ours = {key: text(value) for key, value in variables.items() if key.startswith("THREEFOLD_")}
     assert settings.to_env() == ours
     # All that is no setting of ours: numpy's threads, which cost each cold start.
     assert variables.keys() - ours.keys() == {"OPENBLAS_NUM_THREADS"}
-    assert (settings.door, settings.stage, settings.auth) == (door, "dev", "iam")
+    assert (settings.door, settings.stage, settings.auth) == (name, "dev", "iam")
     assert settings.model_bucket == text(iam.only("AWS::S3::Bucket", "store")["BucketName"])
     tables = {table["Properties"]["TableName"] for table in iam.resources("AWS::DynamoDB::Table").values()}
     assert {settings.predictions_table, settings.jobs_table} - {""} <= tables
@@ -204,29 +206,35 @@ def test_the_context_reaches_the_functions(prod: Assembly) -> None:
 
 
 @pytest.mark.parametrize(
-    ("door", "memory", "timeout", "reserved"),
-    [("predict", 512, 29, 50), ("batch", 3538, 900, 20), ("stream", 1024, 60, 30)],
+    ("name", "stack", "memory", "timeout", "reserved"),
+    [
+        ("predict", "predict", 512, 29, 50),
+        ("batch", "batch", 3538, 900, 20),
+        ("stream", "stream", 1024, 60, 30),
+        ("monitor", "observability", 2048, 900, None),
+    ],
 )
 def test_a_function_s_shape_is_the_context_s(
-    door: str, memory: int, timeout: int, reserved: int, *, iam: Assembly, prod: Assembly
+    name: str, stack: str, memory: int, timeout: int, reserved: int | None, *, iam: Assembly, prod: Assembly
 ) -> None:
-    function, usual = prod.only("AWS::Lambda::Function", door), iam.only("AWS::Lambda::Function", door)
+    function, usual = prod.only("AWS::Lambda::Function", stack), iam.only("AWS::Lambda::Function", stack)
     assert (function["MemorySize"], function["Timeout"]) == (memory, timeout)
     assert (usual["MemorySize"], usual["Runtime"], usual["Architectures"]) == (1769, "python3.13", ["x86_64"])
-    assert function["ReservedConcurrentExecutions"] == reserved
+    assert (function["EphemeralStorage"], usual["EphemeralStorage"]) == ({"Size": 2048}, {"Size": 512})
+    assert function.get("ReservedConcurrentExecutions") == reserved
     assert "ReservedConcurrentExecutions" not in usual
     assert function["Architectures"] == ["arm64"]
-    layers = prod.resources("AWS::Lambda::LayerVersion", door).values()
+    layers = prod.resources("AWS::Lambda::LayerVersion", stack).values()
     assert [layer["Properties"]["CompatibleArchitectures"] for layer in layers] == [["arm64"]] * 2
-    assert usual["Handler"] == f"{door}.handler"
+    assert usual["Handler"] == f"{name}.handler"
     assert usual.get("TracingConfig", {}).get("Mode") != "Active"
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_a_function_s_asset_is_its_own_module_and_nothing_else(door: str, iam: Assembly) -> None:
-    key = iam.only("AWS::Lambda::Function", door)["Code"]["S3Key"].removesuffix(".zip")
+@pytest.mark.parametrize(("name", "stack"), FUNCTIONS)
+def test_a_function_s_asset_is_its_own_module_and_nothing_else(name: str, stack: str, iam: Assembly) -> None:
+    key = iam.only("AWS::Lambda::Function", stack)["Code"]["S3Key"].removesuffix(".zip")
     folder = iam.folder / f"asset.{key}"
-    assert [path.relative_to(folder).as_posix() for path in folder.rglob("*")] == [f"{door}.py"]
+    assert [path.relative_to(folder).as_posix() for path in folder.rglob("*")] == [f"{name}.py"]
 
 
 def test_the_runtime_layer_ships_its_bytecode(iam: Assembly) -> None:

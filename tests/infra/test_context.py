@@ -38,6 +38,8 @@ def test_values_of_cdk_json_keep_their_types() -> None:
         ("streamBatchSize", 1.5),
         ("streamMaxConcurrency", "1"),
         ("chunkConcurrency", True),
+        ("ephemeralStorage", "511"),
+        ("ephemeralStorage", "10241"),
         ("tracing", "yes"),
         ("refreshSeconds", "nan"),
         ("refreshSeconds", "-1"),

@@ -38,6 +38,10 @@ def test_each_alarm_watches_what_it_says(iam: Assembly) -> None:
         "requests-age": ("AWS/SQS", "ApproximateAgeOfOldestMessage", {"QueueName": "threefold-dev-requests"}),
         **{f"{door}-release-stale": (namespace("dev"), Metric.RELEASE_STALE, {"door": door}) for door in DOORS},
         **{f"{door}-package-refused": (namespace("dev"), Metric.PACKAGE_REFUSED, {"door": door}) for door in DOORS},
+        "monitor-errors": ("AWS/Lambda", "Errors", {"FunctionName": "threefold-dev-monitor"}),
+        "monitor-gate-failed": (namespace("dev"), Metric.GATE_FAILED, {"door": "monitor"}),
+        "monitor-not-inspected": (namespace("dev"), Metric.ERRORS, {"door": "monitor"}),
+        "monitor-rolled-back": (namespace("dev"), Metric.ROLLED_BACK, {"door": "monitor"}),
     }
     assert {name: watched(alarm) for name, alarm in alarms(iam).items()} == expected
 
@@ -93,9 +97,32 @@ def test_the_api_s_id_comes_by_a_parameter_that_the_predict_stack_writes(iam: As
     assert (read["Type"], read["Default"]) == ("AWS::SSM::Parameter::Value<String>", written["Name"])
 
 
-def test_the_dashboard_has_a_row_for_each_door(iam: Assembly) -> None:
+def test_an_alarm_of_the_monitor_s_lasts_from_one_run_to_the_next(iam: Assembly, prod: Assembly) -> None:
+    lasting = {"monitor-errors", "monitor-gate-failed", "monitor-not-inspected"}
+    found = alarms(iam)
+    assert {name for name, alarm in found.items() if alarm["Period"] != 60} == lasting
+    for name in lasting:
+        alarm = found[name]
+        assert (alarm["Period"], alarm["EvaluationPeriods"], alarm["DatapointsToAlarm"]) == (3600, 2, 1)
+        other = prod.only("AWS::CloudWatch::Alarm", "observability", AlarmName=f"threefold-prod-{name}")
+        assert other["Period"] == 90 * 60
+
+
+def test_the_monitor_is_called_by_its_alias_on_a_schedule(each: Assembly, prod: Assembly) -> None:
+    (alias,) = each.resources("AWS::Lambda::Alias", "observability")
+    rule = each.only("AWS::Events::Rule", "observability")
+    assert (rule["ScheduleExpression"], rule["State"]) == ("rate(1 hour)", "ENABLED")
+    assert [target["Arn"] for target in rule["Targets"]] == [{"Ref": alias}]
+    permission = each.only("AWS::Lambda::Permission", "observability")
+    (logical,) = each.resources("AWS::Events::Rule", "observability")
+    assert (permission["Principal"], permission["FunctionName"]) == ("events.amazonaws.com", {"Ref": alias})
+    assert permission["SourceArn"] == {"Fn::GetAtt": [logical, "Arn"]}
+    assert prod.only("AWS::Events::Rule", "observability")["ScheduleExpression"] == "rate(90 minutes)"
+
+
+def test_the_dashboard_has_a_row_for_each_door_and_the_monitor(iam: Assembly) -> None:
     dashboard = iam.only("AWS::CloudWatch::Dashboard", "observability")
     widgets = json.loads(text(dashboard["DashboardBody"]))["widgets"]
     rows = {(widget["y"], widget["properties"]["title"].partition(":")[0]) for widget in widgets}
-    assert [door for _, door in sorted(rows)] == list(DOORS)
+    assert [door for _, door in sorted(rows)] == [*DOORS, "monitor"]
     assert "expression" not in json.dumps(widgets)

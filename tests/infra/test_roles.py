@@ -27,7 +27,9 @@ LOG_DELIVERY = {
 }
 
 
-@pytest.mark.parametrize(("stack", "service"), [*((door, LAMBDA) for door in DOORS), ("batch", STATES)])
+@pytest.mark.parametrize(
+    ("stack", "service"), [*((door, LAMBDA) for door in DOORS), ("batch", STATES), ("observability", LAMBDA)]
+)
 def test_no_role_holds_a_wildcard_action_or_every_resource(stack: str, service: str, each: Assembly) -> None:
     found = list(each.statements(stack, service))
     assert found
@@ -39,7 +41,7 @@ def test_no_role_holds_a_wildcard_action_or_every_resource(stack: str, service: 
 
 def test_no_role_has_a_managed_policy(each: Assembly) -> None:
     roles = each.resources("AWS::IAM::Role")
-    assert len(roles) == 4
+    assert len(roles) == 5
     assert not [name for name, role in roles.items() if "ManagedPolicyArns" in role["Properties"]]
 
 
@@ -63,7 +65,7 @@ def test_predict_reads_the_registry_and_writes_nothing(each: Assembly, iam: Asse
     }
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("door", [*DOORS, "observability"])
 def test_a_missing_release_is_told_from_one_that_may_not_be_read(door: str, iam: Assembly) -> None:
     listing = [
         statement
@@ -73,6 +75,18 @@ def test_a_missing_release_is_told_from_one_that_may_not_be_read(door: str, iam:
     assert len(listing) == 1
     # A condition on the prefix would hold for listing alone: GetObject's 404 needs the action without it.
     assert "Condition" not in listing[0]
+
+
+def test_the_monitor_reads_the_registry_as_predict_does_and_writes_releases_alone(
+    each: Assembly, iam: Assembly
+) -> None:
+    write = ("s3:PutObject", f"{BUCKET % 'models'}/releases/*")
+    assert writes(iam, "observability") == {write}
+    grants = {
+        door: {grant for grant in each.grants(door) if grant[0] not in LOGS} for door in ("predict", "observability")
+    }
+    assert {action for action, _ in grants["observability"] - grants["predict"]} == {"s3:PutObject"}
+    assert grants["predict"] <= grants["observability"]
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -124,7 +138,7 @@ def test_batch_writes_results_jobs_and_predictions_and_starts_its_own_state_mach
     }
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("door", [*DOORS, "observability"])
 def test_a_function_logs_to_its_own_group_alone(door: str, iam: Assembly) -> None:
     function = iam.only("AWS::Lambda::Function", door)
     group = function["LoggingConfig"]["LogGroup"]["Ref"]

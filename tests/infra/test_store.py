@@ -9,11 +9,17 @@ if TYPE_CHECKING:
     from tests.infra.assembly import Assembly
 
 
-def test_the_registry_keeps_every_version(iam: Assembly) -> None:
-    bucket = iam.only("AWS::S3::Bucket", "store")
+def test_the_registry_keeps_every_version_but_of_deleted_packages(each: Assembly) -> None:
+    bucket = each.only("AWS::S3::Bucket", "store")
     assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
-    for rule in bucket["LifecycleConfiguration"]["Rules"]:
-        assert set(rule) == {"AbortIncompleteMultipartUpload", "Status"}
+    whole, packages = bucket["LifecycleConfiguration"]["Rules"]
+    assert whole == {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7}, "Status": "Enabled"}
+    assert packages == {
+        "Prefix": "packages/",
+        "NoncurrentVersionExpiration": {"NoncurrentDays": 30},
+        "ExpiredObjectDeleteMarker": True,
+        "Status": "Enabled",
+    }
 
 
 def test_a_package_cannot_be_overwritten(iam: Assembly) -> None:

@@ -1,11 +1,10 @@
-"""One ONNX Runtime session: its signature, its answers, and the check of itself before it serves."""
+"""One ONNX Runtime session: its signature and its answers."""
 
 from __future__ import annotations
 
 import os
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -15,12 +14,12 @@ import numpy as np
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
 
-from threefold.errors import InvalidManifest, InvalidPackage, OutsideSignature, ThreefoldError
+from threefold.errors import InvalidManifest, InvalidPackage, OutsideSignature
 from threefold.features import FeatureEncoder
 from threefold.signature import ONNX_DATATYPES, Signature, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 RUNTIME: Final = f"onnxruntime {ort.__version__}, numpy {np.__version__}"
 # Measured: beyond 4,096 rows a call the memory grows and the speed does not.
 ROWS_PER_CALL: Final = 4096
-# Relative and absolute tolerance by the width of the output: what different builds of a runtime differ by.
-TOLERANCE: Final = {"FP16": 1e-2, "FP32": 1e-4, "FP64": 1e-6}
 # A session's memory beside its weights: measured with 100 sessions of small models, 0.9 MB each.
 _SESSION_BYTES: Final = 1024**2
 # The weights stand in memory about twice: as read, and as ONNX Runtime lays them out.
@@ -86,7 +83,7 @@ class Model:
         self.encoder = FeatureEncoder(signature) if signature.features else None
         self._output_names = [spec.name for spec in signature.outputs]
         self._batch, self._stackable = signature.fixed_batch, signature.stackable
-        self.size_bytes = _SESSION_BYTES + _WEIGHT_COPIES * package.model_path.stat().st_size
+        self.size_bytes = memory_bytes(package)
         self.load_ms = (time.perf_counter() - started) * 1000
 
     def run(self, tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
@@ -136,68 +133,6 @@ class Model:
             return Answer(outputs, labels=labels, scores=scores)
         return Answer(outputs)
 
-    def check(self) -> None:
-        """Run every end-to-end example and compare with what the training library said.
-
-        Raises:
-            InvalidPackage: an example is refused, or its answer is beyond the tolerance of its datatype.
-        """
-        try:
-            if examples := self.package.examples():
-                self._check_examples(examples)
-        except InvalidPackage:
-            raise
-        # Examples are data that somebody wrote: whatever is odd in them refuses the package, and stops nothing else.
-        except (ThreefoldError, LookupError, TypeError, ValueError, AttributeError, OSError) as error:
-            message = f"package {self.digest[:12]}: want examples that the model takes, got {error!r}"
-            raise InvalidPackage(message) from error
-
-    def _check_examples(self, examples: list[dict[str, Any]]) -> None:
-        said = self._answer_examples(examples)
-        specs = {spec.name: spec.datatype for spec in self.manifest.signature.outputs}
-        for position, (example, say) in enumerate(zip(examples, said, strict=True)):
-            for what, want in example["expect"].items():
-                got = say(what)
-                datatype = specs.get(what) or specs.get(str(self.manifest.output.scores or self.manifest.output.value))
-                if not _agree(want, got, TOLERANCE.get(datatype or "", 0.0)):
-                    message = f"package {self.digest[:12]}: example {position + 1}: want {what} {want}, got {got}"
-                    raise InvalidPackage(message)
-
-    def _answer_examples(self, examples: list[dict[str, Any]]) -> list[Callable[[str], object]]:
-        """For each example, what says the model's answer to it by name."""
-        if self.encoder is not None:
-            encoded = self.encoder.encode([example["record"] for example in examples])
-            if encoded.problems:
-                position, problems = next(iter(encoded.problems.items()))
-                message = f"package {self.digest[:12]}: example {position + 1}: {'; '.join(problems)}"
-                raise InvalidPackage(message)
-            tensors = encoded.tensors
-        elif self.manifest.signature.stackable:
-            tensors = {
-                spec.name: np.array([example["inputs"][spec.name] for example in examples], spec.dtype)
-                for spec in self.manifest.signature.inputs
-            }
-        else:
-            return [self._answer_alone(example["inputs"]) for example in examples]
-        answer = self.answer(tensors)
-        return [partial(self._said, answer, row) for row in range(len(examples))]
-
-    def _answer_alone(self, inputs: Mapping[str, Any]) -> Callable[[str], object]:
-        """An example of a model whose rows cannot be stacked: its inputs are whole tensors, and so is its answer."""
-        specs = self.manifest.signature.inputs
-        outputs = self.run({spec.name: np.array(inputs[spec.name], spec.dtype) for spec in specs})
-        return lambda what: outputs[what].tolist()
-
-    def _said(self, answer: Answer, row: int, what: str) -> object:
-        output = self.manifest.output
-        if what == "label" and answer.labels is not None:
-            return answer.labels[row]
-        if what == "value" and answer.values is not None:
-            return answer.values[row].item()
-        if what == "scores" and answer.scores is not None:
-            return dict(zip(map(str, output.classes), answer.scores[row].tolist(), strict=True))
-        return answer.tensors[what][row].tolist()
-
     def _check_manifest(self) -> None:
         """See that the features fit the inputs, and that the output's parts are there."""
         signature, output = self.manifest.signature, self.manifest.output
@@ -206,6 +141,9 @@ class Model:
         except InvalidManifest as error:
             message = f"package {self.digest[:12]}: {error}"
             raise InvalidPackage(message) from error
+        if not signature.inputs:
+            message = f"package {self.digest[:12]}: want a graph with inputs, got one without"
+            raise InvalidPackage(message)
         named = {output.label, output.scores, output.value} - {None}
         whole = {
             "classification": bool(output.label or (output.scores and output.classes)),
@@ -276,6 +214,15 @@ class Model:
         return dict(zip(self._output_names, found, strict=True))
 
 
+def memory_bytes(package: Package) -> int:
+    """What a package's model takes in memory, about; it can be asked before the model is loaded.
+
+    Raises:
+        InvalidPackage: a file of it is not there.
+    """
+    return _SESSION_BYTES + _WEIGHT_COPIES * package.weights_bytes
+
+
 def _last_line(error: Exception) -> str:
     """What a runtime's error says in its last sentence; before it stand codes and names of nodes."""
     return (str(error).rpartition("Status Message: ")[2].strip() or repr(error)).splitlines()[0][:200]
@@ -328,14 +275,3 @@ def _named(name: str | None) -> str:
         message = "manifest: want the output's tensor named, got none"
         raise InvalidPackage(message)
     return name
-
-
-def _agree(want: object, got: object, tolerance: float) -> bool:
-    if isinstance(want, dict) and isinstance(got, dict):
-        return want.keys() == got.keys() and all(_agree(want[key], got[key], tolerance) for key in want)
-    if isinstance(want, str) or isinstance(got, str):
-        return want == got
-    wanted, found = np.asarray(want, np.float64), np.asarray(got, np.float64)
-    return wanted.size == found.size and bool(
-        np.allclose(wanted.reshape(-1), found.reshape(-1), rtol=tolerance, atol=tolerance, equal_nan=True)
-    )

@@ -24,6 +24,8 @@ class Metric:
     COLD_START: Final = "ColdStart"
     RELEASE_STALE: Final = "ReleaseStale"
     PACKAGE_REFUSED: Final = "PackageRefused"
+    GATE_FAILED: Final = "GateFailed"
+    ROLLED_BACK: Final = "RolledBack"
     BATCH_ROWS: Final = "BatchRows"
     STREAM_LAG: Final = "StreamLagMs"
 
@@ -50,6 +52,10 @@ class Door:
     PREDICT: Final = "predict"
     BATCH: Final = "batch"
     STREAM: Final = "stream"
+
+
+# What watches the packages behind the doors: named as they are, by its function and in metrics, but nobody's way in.
+MONITOR: Final = "monitor"
 
 
 class Dimension:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from threefold.errors import InvalidManifest, InvalidPackage, NotServable
+from threefold.errors import InvalidManifest, InvalidPackage, NotServable, shown
 from threefold.release import check_schema
 from threefold.signature import Signature
 
@@ -34,6 +34,8 @@ MAXIMUM_BYTES: Final = 2 * 1024**3
 # Weights and CSVs deflate by less than 20; a bomb by 1,000.
 MAXIMUM_RATIO: Final = 200
 _RATIO_FREE_BYTES: Final = 1024**2
+# PKWARE's APPNOTE.TXT, 4.3.7: what stands before a file's name and its data.
+_LOCAL_HEADER_BYTES: Final = 30
 _METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 
 Kind = Literal["classification", "regression", "tensors"]
@@ -105,8 +107,19 @@ class Gate:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Gate:
-        """Read what `to_json` wrote."""
-        return cls(**{**document, "acceptable": document["acceptable"] and tuple(document["acceptable"])})
+        """Read what `to_json` wrote.
+
+        Raises:
+            InvalidManifest: its numbers are none.
+        """
+        acceptable, latency_ms = document["acceptable"], document.get("latency_ms")
+        pair = acceptable is None or (isinstance(acceptable, list) and len(acceptable) == 2)  # noqa: PLR2004
+        if not pair or not all(
+            type(number) in {int, float, type(None)} for number in [*(acceptable or ()), latency_ms]
+        ):
+            message = f"gate: want two numbers as acceptable and one as latency_ms, got {shown(dict(document))}"
+            raise InvalidManifest(message)
+        return cls(**{**document, "acceptable": acceptable and tuple(acceptable)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +148,12 @@ class Manifest:
     notes: str = ""
     weights: tuple[str, ...] = ()
 
+    @property
+    def files(self) -> list[str]:
+        """The files that the package must hold beside the manifest and the ONNX file."""
+        named = (self.gate.examples, self.gate.confidence, self.reference, *self.weights)
+        return [name for name in named if name is not None]
+
     def to_json(self) -> dict[str, Any]:
         """The manifest as the package keeps it."""
         return {
@@ -161,7 +180,7 @@ class Manifest:
         """
         try:
             check_schema("manifest", document["schema"], SCHEMA)
-            return cls(
+            manifest = cls(
                 name=document["name"],
                 version=document["version"],
                 description=document["description"],
@@ -178,6 +197,10 @@ class Manifest:
         except (KeyError, TypeError) as error:
             message = f"manifest: want the fields of schema {SCHEMA}, got {error!r}"
             raise InvalidManifest(message) from error
+        if odd := [name for name in manifest.files if not (isinstance(name, str) and FILE_NAME.fullmatch(name))]:
+            message = f"manifest: want plain names of files in the package, got {shown(odd[0])}"
+            raise InvalidManifest(message)
+        return manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,12 +216,18 @@ class Package:
         """The ONNX file."""
         return self.folder / MODEL
 
-    def examples(self) -> list[dict[str, Any]]:
-        """The end-to-end set: what goes in and what must come out."""
-        if self.manifest.gate.examples is None:
-            return []
-        text = (self.folder / self.manifest.gate.examples).read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.split("\n") if line.strip()]
+    @property
+    def weights_bytes(self) -> int:
+        """The size of the ONNX file and of the weights beside it.
+
+        Raises:
+            InvalidPackage: one of them is not there.
+        """
+        try:
+            return sum((self.folder / name).stat().st_size for name in (MODEL, *self.manifest.weights))
+        except OSError as error:
+            message = f"package {self.digest[:12]}: want the file {Path(error.filename).name}, got none"
+            raise InvalidPackage(message) from error
 
 
 def _given(**fields: object) -> dict[str, Any]:
@@ -301,6 +330,21 @@ def _check_entries(archive: zipfile.ZipFile, digest: str) -> None:
         if entry.file_size > _RATIO_FREE_BYTES and entry.file_size > MAXIMUM_RATIO * max(1, entry.compress_size)
     ]:
         wrong = f"files that deflate by at most {MAXIMUM_RATIO}, got {bombs[0]!r}"
+    elif overlapping := _overlapping(entries):
+        wrong = f"files that share no bytes of the zip, got {overlapping!r} within another"
     if wrong:
         message = f"package {digest[:12]}: want {wrong}"
         raise InvalidPackage(message)
+
+
+def _overlapping(entries: list[zipfile.ZipInfo]) -> str | None:
+    """The first file that begins before the one before it ends, which makes many large files of few bytes.
+
+    Newer versions of zipfile refuse it themselves, on reading (CVE-2024-0450); Python 3.11.7 does not.
+    """
+    end = 0
+    for entry in sorted(entries, key=lambda entry: entry.header_offset):
+        if entry.header_offset < end:
+            return entry.filename
+        end = entry.header_offset + _LOCAL_HEADER_BYTES + len(entry.filename) + entry.compress_size
+    return None

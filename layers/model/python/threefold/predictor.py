@@ -6,30 +6,29 @@ import os
 import tempfile
 import time
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from threefold.errors import NotServable, OutsideSignature, ThreefoldError
-from threefold.model import RUNTIME, Answer, Model
+from threefold import gate
+from threefold.answers import ask, calls, decide
+from threefold.errors import NotServable, ThreefoldError
+from threefold.model import RUNTIME, Model
 from threefold.names import Metric
 from threefold.prediction import Outcomes, Part, Provenance
 from threefold.registry import Confirmed, Registry, open_store
 from threefold.release import Route, route
-from threefold.request import Tensors
 from threefold.sessions import Sessions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
     from aws_lambda_powertools import Logger
 
-    from threefold.features import Encoded
-    from threefold.package import Output
-    from threefold.request import Matrix, Records, Request
+    from threefold.package import Package
+    from threefold.request import Request
     from threefold.settings import Settings
 
 # Lambda's initialization may take 10 s, and the first request waits for it.
@@ -40,7 +39,8 @@ class Predictor:
     """Scores requests with the packages that their models' releases name.
 
     Loaded models are kept within a budget of bytes. A package that cannot be loaded never replaces one that serves:
-    the last good one goes on, and `refusals` says why.
+    the last good one goes on, and `refusals` says why. `PackageRefused` is observed once for each call that a refused
+    package keeps from what is released: each says what a caller did not get.
     """
 
     def __init__(  # noqa: PLR0913 - its collaborators, each by name
@@ -50,6 +50,7 @@ class Predictor:
         budget_bytes: int,
         threads: int = 1,
         load_budget_seconds: float = 2.0,
+        gate_seconds: float | None = 1.0,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         observe: Callable[[str, float, str], None] = lambda _metric, _value, _model: None,
     ) -> None:
@@ -61,6 +62,7 @@ class Predictor:
             threads: for one inference call.
             load_budget_seconds: how long a request waits for a newly released package before the last good one
                 answers it.
+            gate_seconds: how long the gate of a package may go on beyond its examples; None runs all of it.
             now: the time of day.
             observe: told of (metric, value, model) where something happens to a model.
         """
@@ -68,10 +70,11 @@ class Predictor:
         self.refusals: dict[str, str] = {}
         self._threads = threads
         self._load_budget_seconds = load_budget_seconds
+        self._gate_seconds = gate_seconds
         self._now = now
         self._observe = observe
         self._good: dict[str, Route] = {}
-        self.sessions = Sessions(self._load, budget_bytes=budget_bytes)
+        self.sessions = Sessions(self._fetch, self._load, budget_bytes=budget_bytes)
 
     def predict(self, request: Request) -> Outcomes:
         """Give each record of a request its outcome.
@@ -95,12 +98,12 @@ class Predictor:
             source = Provenance(
                 request.model, served.version, served.digest, served.role, confirmed.id, RUNTIME, confirmed.stale
             )
-            for positions, payload in _calls(request.rows, rows, model):
-                encoded, answer = _answer(model, payload)
+            for positions, payload in calls(request.rows, rows, model):
+                encoded, answer = ask(model, payload)
                 wrong = _at(encoded.problems, positions)
                 problems |= wrong
                 reasons |= _at(encoded.reasons, positions)
-                score, abstained = _decide(answer, model.manifest.output, serving)
+                score, abstained = decide(answer, model.manifest.output, serving)
                 part = Part(
                     source,
                     answer,
@@ -115,6 +118,8 @@ class Predictor:
                     rejected=frozenset(wrong),
                 )
                 parts.append(part)
+            # Let go before the next one is loaded: there may be memory for one only.
+            del model
         if confirmed.stale:
             self._observe(Metric.RELEASE_STALE, 1, request.model)
         at = self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -140,23 +145,22 @@ class Predictor:
         name = confirmed.release.model
         standby = None if exact else self._standby(confirmed, chosen)
         try:
-            if standby is None or self.sessions.peek(standby.digest) is None:
-                loaded = self.sessions.get(name, chosen.digest)
+            if standby is None:
+                loaded: Model | None = self.sessions.get(name, chosen.digest)
             else:
-                found = self.sessions.get_within(name, chosen.digest, self._load_budget_seconds)
-                if found is None:
-                    return self._stand_in(name, standby)
-                loaded = found
+                seconds = self._load_budget_seconds if self._at_hand(name, standby) else None
+                loaded = self.sessions.get_within(name, chosen.digest, seconds, beside=standby.digest)
         except NotServable as error:
-            self.refusals[name] = str(error)
-            if not error.retryable:  # An outage of the registry says nothing of the package.
-                self._observe(Metric.PACKAGE_REFUSED, 1, name)
+            self._refuse(name, error)
             if standby is None:
                 raise
             try:
                 return self._stand_in(name, standby)
             except NotServable:
                 raise error from None  # why the one that was released cannot serve
+        if loaded is None:
+            assert standby is not None, "only then there is a limit"
+            return self._stand_in(name, standby)
         if chosen.role == "champion":
             self._good[name] = chosen
             self.refusals.pop(name, None)
@@ -178,6 +182,21 @@ class Predictor:
     def _stand_in(self, name: str, standby: Route) -> tuple[Route, Model]:
         return Route(standby.digest, standby.version, "fallback"), self.sessions.get(name, standby.digest)
 
+    def _at_hand(self, name: str, standby: Route) -> bool:
+        """Whether a standby can answer while the chosen one is loaded: it is loaded, or was, and lies on the disk.
+
+        What was never good here answers only if the chosen one cannot: a cold start waits for what is released.
+        """
+        if self.sessions.peek(standby.digest) is not None:
+            return True
+        return standby is self._good.get(name) and self.registry.packages.at_hand(standby.digest)
+
+    def _refuse(self, name: str, error: NotServable) -> None:
+        """Note what keeps a model from the package that is released."""
+        self.refusals[name] = str(error)
+        if not error.retryable:  # An outage of the registry says nothing of the package.
+            self._observe(Metric.PACKAGE_REFUSED, 1, name)
+
     def key_field(self, model: str) -> str | None:
         """The field of a record that is its own id, as the champion declares it, or the last good one in its place.
 
@@ -185,19 +204,26 @@ class Predictor:
             UnknownModel: it has no release.
             NotServable: the champion's package cannot be had.
         """
-        release = self.registry.release(model).release
-        champion = Route(release.champion.digest, release.champion.version, "champion")
+        confirmed = self.registry.release(model)
+        champion = Route(confirmed.release.champion.digest, confirmed.release.champion.version, "champion")
         if (loaded := self.sessions.peek(champion.digest)) is not None:
             return loaded.manifest.key
-        standby = self._standby(Confirmed(release, ""), champion)
+        standby = self._standby(confirmed, champion)
         if standby is not None and (loaded := self.sessions.peek(standby.digest)) is not None:
             return loaded.manifest.key
+        if (
+            standby is not None
+            and self._at_hand(model, standby)
+            and not self.registry.packages.at_hand(champion.digest)
+        ):
+            return self.sessions.fetch(model, standby.digest).manifest.key
         try:
-            return self.registry.packages.open(model, champion.digest).manifest.key
-        except NotServable:
+            return self.sessions.fetch(model, champion.digest).manifest.key
+        except NotServable as error:
             if standby is None:
+                self._refuse(model, error)
                 raise
-            return self.registry.packages.open(model, standby.digest).manifest.key
+            return self.sessions.fetch(model, standby.digest).manifest.key
 
     def ready(self, model: str) -> Confirmed:
         """See that a model's champion can be served: its release known, its package loaded and checked.
@@ -215,9 +241,14 @@ class Predictor:
             raise NotServable(message)
         return confirmed
 
+    def _fetch(self, name: str, digest: str) -> Package:
+        return self.registry.packages.open(name, digest)
+
     def _load(self, name: str, digest: str) -> Model:
-        model = Model(self.registry.packages.open(name, digest), threads=self._threads)
-        model.check()
+        # Held, so that no download takes its room on the disk while it is read.
+        with self.registry.packages.held(name, digest) as package:
+            model = Model(package, threads=self._threads)
+            gate.admit(model, seconds=self._gate_seconds)
         self._observe(Metric.MODEL_LOAD, model.load_ms, name)
         return model
 
@@ -239,92 +270,6 @@ def _routes(
         by_route.setdefault(route(release, identity if key is None else key), []).append(i)
     for chosen, positions in by_route.items():
         yield chosen, np.array(positions, np.intp) if len(by_route) > 1 else None
-
-
-def _calls(
-    payload: Records | Matrix | Tensors, rows: npt.NDArray[np.intp] | None, model: Model
-) -> Iterator[tuple[npt.NDArray[np.intp] | None, Records | Matrix | Tensors]]:
-    """What goes to the model in one call, each with its positions in the request; None means all of it."""
-    if isinstance(payload, Tensors) and len(payload) > 1 and not model.manifest.signature.stackable:
-        for i in range(len(payload)) if rows is None else rows.tolist():
-            alone = np.array([i], np.intp)
-            yield alone, payload.select(alone)
-    else:
-        yield rows, payload if rows is None else payload.select(rows)
-
-
-def _answer(model: Model, payload: Records | Matrix | Tensors) -> tuple[Encoded, Answer]:
-    """What the model says of records; one that the graph itself refuses is rejected alone."""
-    encoded = payload.encode(model)
-    size = len(payload) - len(encoded.problems)
-    if size == 0:
-        return encoded, Answer({}, labels=())
-    try:
-        return encoded, _run(model, payload, encoded.tensors)
-    except OutsideSignature as error:
-        refused = {0: [str(error)]}
-    # A graph may refuse one of the records, or only their company: each alone says which.
-    answers: list[Answer] = []
-    if size > 1:
-        refused = {}
-        ends = np.cumsum(encoded.counts or [1] * size).tolist()
-        for i, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            try:
-                alone = {name: array[start:end] for name, array in encoded.tensors.items()}
-                answers.append(_run(model, payload, alone))
-            except OutsideSignature as error:
-                refused[i] = [str(error)]
-    return encoded.without(refused, size), _join(answers)
-
-
-def _join(answers: Sequence[Answer]) -> Answer:
-    """The answers to some records, one after the other, as one."""
-    if not answers:
-        return Answer({}, labels=())
-    first = answers[0]
-    return Answer(
-        {name: np.concatenate([answer.tensors[name] for answer in answers]) for name in first.tensors},
-        labels=None if first.labels is None else [label for answer in answers for label in answer.labels or ()],
-        scores=None if first.scores is None else np.concatenate([answer.scores for answer in answers]),
-        values=None if first.values is None else np.concatenate([answer.values for answer in answers]),
-    )
-
-
-def _run(model: Model, payload: Records | Matrix | Tensors, tensors: Mapping[str, npt.NDArray[Any]]) -> Answer:
-    """Who sends tensors gets tensors; who sends records gets what they mean."""
-    return Answer(model.run(tensors)) if isinstance(payload, Tensors) else model.answer(tensors)
-
-
-def _decide(
-    answer: Answer, output: Output, serving: Mapping[str, Any]
-) -> tuple[npt.NDArray[np.float32] | None, npt.NDArray[np.bool_] | None]:
-    """The score of each chosen class, and which records are abstained from; None for none."""
-    score = _chosen_score(answer, output)
-    below = serving.get("abstain_below")
-    if score is None or below is None:
-        return score, None
-    # Compared in the scores' own width, where 0.6 is 0.6; and a score that is NaN says nothing.
-    abstained = ~(score >= score.dtype.type(below))
-    return score, abstained if abstained.any() else None
-
-
-def _chosen_score(answer: Answer, output: Output) -> npt.NDArray[np.float32] | None:
-    """The score of the class that was chosen, shape [n]."""
-    scores, labels = answer.scores, answer.labels
-    if scores is None or labels is None:
-        return None
-    index, width = _columns(output.classes), scores.shape[1]
-    if len(index) != width:
-        return scores.max(axis=1)  # type: ignore[no-any-return]
-    try:
-        return scores.take([width * i + index[label] for i, label in enumerate(labels)])
-    except KeyError:
-        return scores.max(axis=1)  # type: ignore[no-any-return]
-
-
-@lru_cache
-def _columns(classes: tuple[str | int, ...]) -> dict[str | int, int]:
-    return {name: i for i, name in enumerate(classes)}
 
 
 def _positions(rows: npt.NDArray[np.intp] | None, accepted: npt.NDArray[np.intp] | None) -> npt.NDArray[np.intp] | None:
@@ -356,6 +301,7 @@ def open_predictor(settings: Settings, observe: Callable[[str, float, str], None
         budget_bytes=settings.session_cache_bytes,
         threads=settings.threads,
         load_budget_seconds=settings.load_budget_seconds,
+        gate_seconds=settings.gate_seconds,
         observe=observe,
     )
 

@@ -27,7 +27,8 @@ from threefold.errors import (
     shown,
 )
 from threefold.names import Prefix
-from threefold.package_store import BAKED, PackageStore, first_line, unreachable
+from threefold.package_download import first_line, unreachable
+from threefold.package_store import BAKED, PackageStore
 from threefold.release import MODEL_NAME, Release
 
 if TYPE_CHECKING:

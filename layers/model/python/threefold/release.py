@@ -134,10 +134,10 @@ class Release:
             challenger = document["challenger"]
             return cls(
                 model=document["model"],
-                champion=Version(**document["champion"]),
+                champion=_version(document["champion"]),
                 challenger=challenger and Challenger(**challenger),
                 serving=document["serving"],
-                previous=tuple(Version(**version) for version in document["previous"]),
+                previous=tuple(map(_version, document["previous"])),
                 at=document["at"],
                 by=document["by"],
                 why=document["why"],
@@ -169,9 +169,14 @@ def check_schema(what: str, got: object, newest: int) -> None:
     Raises:
         InvalidManifest: `got` is not a schema number up to `newest`.
     """
-    if not isinstance(got, int) or not 1 <= got <= newest:
+    if not isinstance(got, int) or isinstance(got, bool) or not 1 <= got <= newest:
         message = f"{what}: want schema {newest} or older, got {got!r}; upgrade Threefold to read a newer one"
         raise InvalidManifest(message)
+
+
+def _version(document: Mapping[str, Any]) -> Version:
+    """A version by what makes it one; what a later Threefold may say beside it changes nothing."""
+    return Version(document["digest"], document["version"])
 
 
 def _version_to_json(version: Version) -> dict[str, str]:

@@ -31,7 +31,7 @@ class Settings:
     after `THREEFOLD_`. The last four are Lambda's own variables and are never written.
 
     Attributes:
-        door: the function's name in metrics and logs: predict, batch or stream.
+        door: the function's name in metrics and logs: predict, batch or stream; or monitor, which is no door.
         stage: the stage of the account that this function belongs to.
         auth: who may call the HTTPS door; `none` is refused unless `endpoint_url` is set.
         scope_template: the OAuth scope that opens a model with `auth: jwt`.
@@ -44,6 +44,7 @@ class Settings:
         refresh_seconds: the most seconds by which a release may be unconfirmed when an invocation begins.
         load_budget_seconds: how long an invocation waits for a newly released package before the last good one
             answers in its place.
+        gate_seconds: how long the gate of a package that is loaded may go on beyond its examples in one call.
         session_cache_megabytes: memory for loaded models, least recently used first out; 0 means 40 % of the
             function's memory.
         ttl_days: how long outcomes stay in the predictions table.
@@ -66,6 +67,7 @@ class Settings:
     state_machine_arn: str = ""
     refresh_seconds: float = 30.0
     load_budget_seconds: float = 2.0
+    gate_seconds: float = 1.0
     session_cache_megabytes: int = 0
     ttl_days: int = 90
     chunk_bytes: int = 8 * 1024 * 1024

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from threefold.errors import InvalidTable
+from threefold.release import check_schema
 from threefold.tables.header import Header
 
 if TYPE_CHECKING:
@@ -84,7 +85,12 @@ class Plan:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Plan:
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote.
+
+        Raises:
+            InvalidManifest: it has a newer schema.
+        """
+        check_schema("plan", document.get("schema"), SCHEMA)
         fields = {name: value for name, value in document.items() if name != "schema"}
         return cls(**{**fields, "header": Header(**fields["header"])})
 
