@@ -26,7 +26,7 @@ from threefold.settings import Settings
 from threefold_ops.layers import HOST, build_model_layer, build_runtime_layer, compile_folder
 from threefold_ops.local.executor.content import lay_out_runtime
 from threefold_ops.paths import BASE_PYTHON, BUILD, ROOT
-from threefold_ops.publish import champions
+from threefold_ops.registry.publish import champions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

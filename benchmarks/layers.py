@@ -11,7 +11,7 @@ from benchmarks.measure import MEGABYTE, Goal, compare
 from benchmarks.models import open_model
 from threefold_ops.layers import build_model_layer, build_runtime_layer, find_interpreter, lambda_runtime
 from threefold_ops.paths import BUILD
-from threefold_ops.publish import champions
+from threefold_ops.registry.publish import champions
 
 if TYPE_CHECKING:
     from benchmarks.measure import Row

@@ -19,7 +19,7 @@ from threefold_ops.layers import HOST, build_model_layer, build_runtime_layer
 from threefold_ops.local import emulator
 from threefold_ops.local.executor.content import lay_out_runtime
 from threefold_ops.paths import BUILD, EMULATOR_PYTHON, MODELS, ROOT
-from threefold_ops.publish import champions
+from threefold_ops.registry.publish import champions
 from threefold_ops.system import deploy_system, open_registry
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from threefold.model import open_session
 from threefold.predictor import Predictor
 from threefold.registry import Registry
 from threefold_ops.paths import BUILD
-from threefold_ops.publish import publish
+from threefold_ops.registry.publish import publish
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -122,7 +122,7 @@ def _infer(event: Event, model: str | None, version: str | None, started: float)
 
 def _metadata(_event: Event, model: str | None, version: str | None, _started: float) -> Response:
     confirmed, chosen = _find(str(model), version)
-    package = _predictor().registry.packages.open(str(model), chosen.digest)
+    package = _predictor().sessions.fetch(str(model), chosen.digest)
     return _respond(200, open_inference.model_metadata(package.manifest, confirmed.release))
 
 
@@ -170,7 +170,7 @@ def _list_models(event: Event, _model: str | None, _version: str | None, _starte
 
 def _about(_event: Event, model: str | None, _version: str | None, _started: float) -> Response:
     confirmed, chosen = _find(str(model), None)
-    manifest = _predictor().registry.packages.open(str(model), chosen.digest).manifest
+    manifest = _predictor().sessions.fetch(str(model), chosen.digest).manifest
     document = manifest.to_json()
     about = {name: document[name] for name in ("name", "version", "description", "key", "signature", "output")}
     about["notes"] = manifest.notes

@@ -36,7 +36,8 @@ from threefold_ops.layers import (
     zip_runtime_layer,
 )
 from threefold_ops.paths import BUILD, MODELS, ROOT
-from threefold_ops.publish import champions, publish_all
+from threefold_ops.registry.publish import champions, publish_all
+from threefold_ops.registry.releases import operator_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -106,7 +107,7 @@ def deploy_system(
         store = deployment.deploy(store_assembly, target, progress=progress)
         bucket = store[stack_name(stage, "store")][Output.MODEL_BUCKET]
         registry = open_registry(target, bucket, Path(folder) / "packages")
-        publish_all(registry, models, progress)
+        publish_all(registry, models, operator_name(target), progress)
         layer = build_model_layer(BUILD, runtime, champions(registry), code=code)
         context[Context.MODEL_LAYER_KEY] = layer.key
         context[Context.MODEL_LAYER_VERSION] = upload_model_layer(target, bucket, layer, progress)
@@ -122,6 +123,20 @@ def find_system(target: Target, stage: str = "dev") -> System:
         OperatorError: it is not deployed, or not whole.
     """
     return _system(target, stage, deployment.describe(target, [stack_name(stage, stack) for stack in STACKS]))
+
+
+def find_model_bucket(target: Target, stage: str = "dev") -> str:
+    """The registry's bucket, by the store's output.
+
+    Raises:
+        OperatorError: the store is not deployed.
+    """
+    store = stack_name(stage, "store")
+    try:
+        return deployment.describe(target, [store])[store][Output.MODEL_BUCKET]
+    except KeyError as error:
+        message = f"stage '{stage}': want its store, got none; deploy it with 'threefold deploy'"
+        raise OperatorError(message) from error
 
 
 def plan(context: Mapping[str, str], progress: Callable[[str], None]) -> list[tuple[str, str, str]]:

@@ -30,7 +30,7 @@ from threefold.jobs import Upload
 from threefold.registry import Registry, open_store
 from threefold.release import Challenger, Version, route
 from threefold.settings import Settings
-from threefold_ops.publish import publish
+from threefold_ops.registry.publish import publish
 
 if TYPE_CHECKING:
     from types import ModuleType

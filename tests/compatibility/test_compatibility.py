@@ -22,7 +22,7 @@ from threefold.registry import Registry, open_store
 from threefold.release import Release, route
 from threefold.settings import Settings
 from threefold.tables.planner import Chunk, Plan
-from threefold_ops.publish import publish
+from threefold_ops.registry.publish import publish
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,8 +16,8 @@ from threefold.package import MANIFEST, Manifest, digest_of, pack, unpack
 from threefold.registry import Registry
 from threefold.release import Release
 from threefold.tables.planner import Plan
+from threefold_ops.authoring.manifest import read_model_file
 from threefold_ops.errors import OperatorError
-from threefold_ops.manifest import read_model_file
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -111,7 +111,7 @@ def test_a_finding_reads_as_a_compiler_would_say_it() -> None:
 
 
 def test_a_model_that_says_what_the_training_library_said_is_served(models: Path, tmp_path: Path) -> None:
-    from threefold_ops.publish import build_package
+    from threefold_ops.registry.publish import build_package
 
     figures = {}
     for folder in sorted(path.parent for path in models.glob("*/model.yaml")):

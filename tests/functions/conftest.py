@@ -20,8 +20,8 @@ from threefold.outcomes import from_attribute
 from threefold.registry import Registry, open_store
 from threefold.release import Release, Version
 from threefold.settings import Settings
-from threefold_ops.folder import model_folders
-from threefold_ops.publish import publish
+from threefold_ops.authoring.folder import model_folders
+from threefold_ops.registry.publish import publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -29,7 +29,7 @@ from threefold.release import Challenger, Release, Version
 from threefold.settings import Settings
 from threefold.signature import Feature
 from threefold.tables import objects
-from threefold_ops.publish import publish
+from threefold_ops.registry.publish import publish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

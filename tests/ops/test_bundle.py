@@ -21,7 +21,7 @@ from threefold_ops.layers import (
     read_layer_digest,
 )
 from threefold_ops.paths import BUILD, ROOT
-from threefold_ops.publish import champions, publish_all
+from threefold_ops.registry.publish import champions, publish_all
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +43,7 @@ def bundle(request: pytest.FixtureRequest, models: Path, tmp_path_factory: pytes
     runtime = lambda_runtime(request.param)
     scratch = tmp_path_factory.mktemp(f"bundle-{request.param}")
     registry = Registry(MemoryStore(), cache=scratch / "cache", baked=scratch / "none", refresh_seconds=0)
-    publish_all(registry, models, lambda _line: None)
+    publish_all(registry, models, "test", lambda _line: None)
     layer = build_model_layer(BUILD, runtime, champions(registry))
     assert read_layer_digest(layer.path) == layer.digest
     opt = scratch / "opt"

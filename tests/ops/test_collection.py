@@ -16,15 +16,15 @@ from moto.server import ThreadedMotoServer
 
 from threefold.jobs import JobState
 from threefold.release import Challenger, Release, Version
-from threefold_ops import collection, inventory
 from threefold_ops import target as targets
 from threefold_ops.errors import OperatorError
-from threefold_ops.inventory import Inventory
+from threefold_ops.registry import collection, inventory
+from threefold_ops.registry.inventory import Inventory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from threefold_ops.collection import Collected, ModelPlan, Plan
+    from threefold_ops.registry.collection import Collected, ModelPlan, Plan
     from threefold_ops.target import Target
 
 OLD: Final = 200

@@ -9,12 +9,12 @@ import pytest
 
 from threefold_ops import demo
 from threefold_ops import target as targets
+from threefold_ops.authoring.folder import model_folders
 from threefold_ops.doors import Https, Inbox, Queues
 from threefold_ops.errors import OperatorError
 from threefold_ops.layers import CODE
 from threefold_ops.local import emulator
 from threefold_ops.paths import EMULATOR_PYTHON
-from threefold_ops.publish import model_folders
 from threefold_ops.system import deploy_system
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from threefold.jobs import JobState
 from threefold_ops import demo as demonstration
 from threefold_ops import target as targets
+from threefold_ops.authoring.folder import model_folders
 from threefold_ops.cli.choice import Aws, Profile, Region, Stage, choose
 from threefold_ops.cli.console import Json, app, err, out, print_json
 from threefold_ops.cli.reading import pair, read_json, read_messages
@@ -25,8 +27,9 @@ from threefold_ops.doors import Https, Inbox, Queues
 from threefold_ops.errors import OperatorError
 from threefold_ops.local import emulator
 from threefold_ops.paths import EMULATOR_PYTHON, EVENTS, MODELS, STATE
-from threefold_ops.publish import model_folders, publish
-from threefold_ops.system import System, deploy_system, open_registry, plan
+from threefold_ops.registry.publish import publish
+from threefold_ops.registry.releases import operator_name
+from threefold_ops.system import System, deploy_system, find_model_bucket, open_registry, plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -130,16 +133,14 @@ def publish_(
     """Check model folders, and put their packages into the registry."""
     choice = choose(aws=aws, stage=stage, region=region)
     with tempfile.TemporaryDirectory(prefix="threefold-") as cache:
-        registry = open_registry(choice.target, choice.system().model_bucket, Path(cache))
-        done = [publish(registry, folder) for folder in folders or model_folders(MODELS)]
+        registry = open_registry(choice.target, find_model_bucket(choice.target, choice.stage), Path(cache))
+        by = operator_name(choice.target)
+        done = [publish(registry, folder, by=by) for folder in folders or model_folders(MODELS)]
     if as_json:
-        print_json([{name: getattr(one, name) for name in one.__slots__} for one in done])
+        print_json([asdict(one) for one in done])
         return
     for one in done:
-        out.print(
-            f"{one.name} {one.version} ({one.digest[:12]}): {'new' if one.new else 'known'}, "
-            f"{'champion' if one.champion else 'not serving: another version is champion'}"
-        )
+        out.print(f"{one.name} {one.version} ({one.digest[:12]}): {'new' if one.new else 'known'}, {one.state}")
 
 
 @app.command()

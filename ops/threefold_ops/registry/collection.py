@@ -11,12 +11,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from threefold.names import Prefix
 from threefold_ops.errors import OperatorError
-from threefold_ops.inventory import Inventory
+from threefold_ops.registry.inventory import Inventory
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from threefold_ops.inventory import Stored
+    from threefold_ops.registry.inventory import Stored
     from threefold_ops.target import Target
 
 # Releases that count whatever their age: a model that nobody touched for a year can still be rolled back.

@@ -1,0 +1,1 @@
+"""A model folder: read, checked, and made into a package."""

@@ -1,0 +1,1 @@
+"""A model folder's first draft, out of a model file and somebody's data."""
