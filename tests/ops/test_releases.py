@@ -5,9 +5,11 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
+import obstore
 import pytest
 from moto.server import ThreadedMotoServer
 
+from threefold import gate
 from threefold.errors import InvalidPackage, UnknownModel
 from threefold.package import Output, Package
 from threefold.release import Release, Version
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import Graphs, PackageMaker
+    from threefold.model import Model
     from threefold.registry import Registry
     from threefold_ops.target import Target
 
@@ -112,6 +115,21 @@ def test_a_package_that_fails_its_gate_is_not_promoted(registry: Registry, shelf
     with pytest.raises(InvalidPackage, match="want value 7, got 6"):
         releases.promote(registry, "wine", "2.0.0", ACT)
     assert shelf.champion == "1.0.0"
+
+
+def test_a_package_that_is_removed_while_it_is_promoted_is_missed_at_once(
+    registry: Registry, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = shelf.packages[1].digest
+    admit = gate.admit
+
+    def removed(model: Model) -> object:
+        obstore.delete(registry.packages._store, f"packages/wine/{digest}.zip")
+        return admit(model)
+
+    monkeypatch.setattr(gate, "admit", removed)
+    with pytest.raises(OperatorError, match=r"removed meanwhile; doors go on with 1\.0\.0"):
+        releases.promote(registry, "wine", "1.1.0", ACT)
 
 
 def test_what_was_never_published_cannot_be_promoted(registry: Registry, shelf: Shelf) -> None:

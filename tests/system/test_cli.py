@@ -204,13 +204,13 @@ def test_deploy_plans_without_an_account(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     resources = json.loads(done.stdout)
     kinds = [resource["type"] for resource in resources]
-    assert kinds.count("AWS::Lambda::Function") == 3
+    assert kinds.count("AWS::Lambda::Function") == 4
     assert {"AWS::ApiGatewayV2::Api", "AWS::StepFunctions::StateMachine", "AWS::SQS::Queue"} <= set(kinds)
 
 
 def test_every_event_can_be_replayed_against_the_functions(local: Local) -> None:
     cases = [path for path in sorted((ROOT / "events").glob("*/*.json")) if not path.stem.endswith(".expected")]
-    assert {path.parent.name for path in cases} == {"predict", "batch", "stream"}
+    assert {path.parent.name for path in cases} == {"predict", "batch", "stream", "monitor"}
     try:
         for path in cases:
             if path.parent.name == "batch":

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from threefold import gate
+from threefold.errors import UnknownModel
 from threefold.model import Model
 from threefold.release import Release, Version
 from threefold_ops.authoring.manifest import check_serving
@@ -69,12 +70,23 @@ def promote(registry: Registry, model: str, reference: str, act: Act) -> tuple[R
         UnknownModel: no such model or package.
         InvalidPackage: the package does not pass its gate.
         ReleaseConflict: somebody else changed the release meanwhile.
+        OperatorError: the package was removed from the registry meanwhile.
     """
     digest = registry.packages.digest(model, reference)
     current = registry.current(model)
     if current is not None and current[0].champion.digest == digest:
         return current[0], current[0]
-    return registry.change(model, lambda release: _admitted(registry, release, digest, act))
+    before, after = registry.change(model, lambda release: _admitted(registry, release, digest, act))
+    try:
+        # `gc` cannot see a promotion that has read its package and has not written its release yet.
+        registry.packages.digest(model, digest)
+    except UnknownModel as error:
+        message = (
+            f"package {digest[:12]}: want it in the registry, got it removed meanwhile; doors go on with "
+            f"{before.champion.version}: publish its folder again"
+        )
+        raise OperatorError(message) from error
+    return before, after
 
 
 def roll_back(registry: Registry, model: str, reference: str | None, act: Act) -> tuple[Release, Release]:
