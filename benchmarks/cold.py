@@ -87,7 +87,7 @@ def _prepared(model: BenchModel) -> Iterator[dict[str, Start]]:
     runtime_layer = build_runtime_layer(BUILD, HOST) / "python"
     with tempfile.TemporaryDirectory(prefix="threefold-cold-") as scratch:
         root = Path(scratch)
-        with zipfile.ZipFile(build_model_layer(root, HOST, champions(model.registry)).path) as archive:
+        with zipfile.ZipFile(build_model_layer(root, HOST, champions(model.registry, print)).path) as archive:
             archive.extractall(root / "layer")
         client = lay_out_runtime(root / "client")
         everything = _copy_everything(root / "packages")

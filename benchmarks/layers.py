@@ -27,7 +27,7 @@ def measure() -> list[Row]:
         runtime = lambda_runtime(architecture)
         wheels = folder_bytes(build_runtime_layer(BUILD, runtime))
         with tempfile.TemporaryDirectory() as scratch:
-            layer = build_model_layer(Path(scratch), runtime, champions(model.registry))
+            layer = build_model_layer(Path(scratch), runtime, champions(model.registry, print))
             with zipfile.ZipFile(layer.path) as archive:
                 ours = sum(entry.file_size for entry in archive.infolist())
         bytecode = "" if find_interpreter(runtime.python) else ", without bytecode"

@@ -98,7 +98,7 @@ def _start(system: System, target: Target, root: Path) -> Start:
     """The deployed function as it is configured, started by us."""
     configuration = target.client("lambda").get_function_configuration(FunctionName="threefold-dev-predict")
     registry = open_registry(target, system.model_bucket, root / "packages")
-    with zipfile.ZipFile(build_model_layer(root, HOST, champions(registry)).path) as archive:
+    with zipfile.ZipFile(build_model_layer(root, HOST, champions(registry, print)).path) as archive:
         archive.extractall(root / "layer")
     code = root / "code"
     code.mkdir()

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from threefold import gate
-from threefold.errors import InvalidPackage, Malformed, RegistryUnreachable, ReleaseConflict, UnknownModel, shown
+from threefold.errors import (
+    InvalidPackage,
+    Malformed,
+    MissingPackage,
+    RegistryUnreachable,
+    ReleaseConflict,
+    UnknownModel,
+    shown,
+)
 from threefold.jobs import iso
 from threefold.model import Model
 from threefold.names import Metric
@@ -177,7 +185,7 @@ def _see(model: str, role: str, version: Version, deadline: float) -> Seen:
             limit = package.manifest.gate.latency_ms
             loaded = Model(_untimed(package), threads=_settings().threads)
             report = gate.inspect(loaded, seconds=max(0.0, deadline - time.monotonic()))
-        except InvalidPackage as error:
+        except (InvalidPackage, MissingPackage) as error:
             limit, report = None, gate.Report(findings=[gate.Finding(f"{version.digest[:12]}.zip", str(error))])
     slow = limit is not None and report.latency_ms is not None and report.latency_ms > limit
     seen = Seen(role, version, report, slow)

@@ -108,7 +108,7 @@ def deploy_system(
         bucket = store[stack_name(stage, "store")][Output.MODEL_BUCKET]
         registry = open_registry(target, bucket, Path(folder) / "packages")
         publish_all(registry, models, operator_name(target), progress)
-        layer = build_model_layer(BUILD, runtime, champions(registry), code=code)
+        layer = build_model_layer(BUILD, runtime, champions(registry, progress), code=code)
         context[Context.MODEL_LAYER_KEY] = layer.key
         context[Context.MODEL_LAYER_VERSION] = upload_model_layer(target, bucket, layer, progress)
         assembly = synthesizer.synthesize(context, Path(folder) / "all")
@@ -288,9 +288,13 @@ def _system(target: Target, stage: str, outputs: Outputs) -> System:
     with tempfile.TemporaryDirectory(prefix="threefold-") as cache:
         registry = open_registry(target, bucket, Path(cache))
         try:
-            for name in registry.models():
-                champion = registry.release(name).release.champion
-                models.append({"name": name, "version": champion.version, "digest": champion.digest})
+            names = registry.models()
         except ThreefoldError as error:
             raise OperatorError(str(error)) from error
+        for name in names:
+            try:
+                champion = registry.release(name).release.champion
+                models.append({"name": name, "version": champion.version, "digest": champion.digest})
+            except ThreefoldError as error:  # the others are served, and looked after, all the same
+                models.append({"name": name, "error": str(error)})
     return System(api_url, target.endpoint_url, target.region, bucket, **addresses, models=models)

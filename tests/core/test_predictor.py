@@ -841,3 +841,21 @@ def test_memory_holds_when_records_are_routed_to_two_packages_and_one_fits(regis
     assert len(predictor.sessions) == 1
     # None is held by the request that asked for it while the next is loaded.
     assert set(at_once) == {0}
+
+
+def test_a_package_that_was_missing_and_is_back_is_served(
+    registry: Registry, store: MemoryStore, made: Made, shelf: Shelf, clock: Clock
+) -> None:
+    predictor = Predictor(registry, budget_bytes=10**9)
+    predictor.sessions._clock = clock
+    shelf.release(registry, made.regression(1))
+    predictor.ready("wine")
+    new = made.regression(2, version="2.0.0")
+    shelf.release(registry, new)
+    key = f"packages/wine/{new.digest}.zip"
+    content = bytes(obstore.get(store, key).bytes())
+    obstore.delete(store, key)
+    assert values(predictor, records(0)) == [1.0]
+    obstore.put(store, key, content)
+    clock.seconds += 6
+    assert values(predictor, records(0)) == [2.0]

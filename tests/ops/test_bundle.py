@@ -44,7 +44,7 @@ def bundle(request: pytest.FixtureRequest, models: Path, tmp_path_factory: pytes
     scratch = tmp_path_factory.mktemp(f"bundle-{request.param}")
     registry = Registry(MemoryStore(), cache=scratch / "cache", baked=scratch / "none", refresh_seconds=0)
     publish_all(registry, models, "test", lambda _line: None)
-    layer = build_model_layer(BUILD, runtime, champions(registry))
+    layer = build_model_layer(BUILD, runtime, champions(registry, print))
     assert read_layer_digest(layer.path) == layer.digest
     opt = scratch / "opt"
     with zipfile.ZipFile(layer.path) as archive:

@@ -18,8 +18,8 @@ from threefold.signature import Feature
 from threefold_ops.cli import load
 from threefold_ops.errors import OperatorError
 from threefold_ops.evaluation.comparison import compare
-from threefold_ops.evaluation.figures import to_document
 from threefold_ops.evaluation.limits import Limits, check, passed_over
+from threefold_ops.figures import to_document
 from threefold_ops.registry.reference import Found, resolve
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from threefold_ops.authoring.folder import build_package, inspect_folder, model_folders
 from threefold_ops.authoring.graph import read_graph
+from threefold_ops.authoring.manifest import read_model_file
 from threefold_ops.cli import load
 from threefold_ops.errors import OperatorError
 
@@ -585,3 +586,21 @@ def test_new_says_what_it_made_and_what_comes_next(
     code, said = run("new", "salt", "--from", models / "diabetes" / "model.onnx", "--into", tmp_path, "--json")
     assert code == 0
     assert json.loads(said)["check"]["errors"] == []
+
+
+def test_what_a_link_points_at_is_not_published(models: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(models / "diabetes", tmp_path / "diabetes")
+    secret = tmp_path / "secret.csv"
+    (folder / "reference.csv").rename(secret)
+    (folder / "reference.csv").symlink_to(secret)
+    assert "reference.csv: want a file, got a link to one" in [str(each) for each in inspect_folder(folder).errors]
+
+
+def test_a_few_lines_of_aliases_do_not_fill_the_memory(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
+    file = tmp_path / "model.yaml"
+    head = "schema: 1\nname: a\nversion: 1.0.0\noutput: {kind: tensors}\n"
+    file.write_text(f"{head}training: {{{', '.join(lines)}}}\n")
+    with pytest.raises(OperatorError, match="want at most 1000000 values"):
+        read_model_file(file)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qs
 
 import boto3
 import pytest
@@ -124,7 +125,7 @@ class Account:
             f"s3:GetObject{versioned}"
             if key
             else "s3:ListBucketVersions"
-            if "versions" in environ["QUERY_STRING"]
+            if "versions" in parse_qs(environ["QUERY_STRING"], keep_blank_values=True)
             else "s3:ListBucket"
         )
         action = {"GET": reads, "HEAD": reads, "PUT": "s3:PutObject"}.get(environ["REQUEST_METHOD"], "s3:other")

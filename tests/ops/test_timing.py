@@ -17,10 +17,10 @@ from threefold_ops.cli import load
 from threefold_ops.errors import OperatorError
 from threefold_ops.evaluation import bench as measuring
 from threefold_ops.evaluation.costs import PRICES, Tariff, batch_cost, https_cost, read_prices, stream_cost
-from threefold_ops.evaluation.figures import to_document
 from threefold_ops.evaluation.footprint import measure_footprint, recommended
 from threefold_ops.evaluation.rehearsal import BatchWork, Work, item_bytes
 from threefold_ops.evaluation.timing import MOST_ROUNDS, interleave, measure
+from threefold_ops.figures import to_document
 from threefold_ops.registry.reference import Found, resolve
 
 if TYPE_CHECKING:

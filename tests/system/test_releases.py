@@ -248,3 +248,28 @@ def _documents(text: str) -> list[str]:
         found.append(rest[:end])
         rest = rest[end:].strip()
     return found
+
+
+def test_what_people_write_is_told_as_they_wrote_it(threefold: Threefold) -> None:
+    why = "door [/ready] said 503 [urgent], see [n, 1] :warning:"
+    threefold("configure", "digits", "options=4", "--why", why, "--by", "renovate[bot]")
+    try:
+        for told in (threefold("history", "digits").stdout, threefold("show", "digits").stdout):
+            assert why in told
+            assert "renovate[bot]" in told
+        assert "renovate[bot]" in threefold("models").stdout
+    finally:
+        threefold("configure", "digits", "options=3")
+
+
+def test_one_release_that_cannot_be_read_leaves_the_other_models_alone(threefold: Threefold, local: Local) -> None:
+    s3, bucket = local.target.client("s3"), local.system.model_bucket
+    s3.put_object(Bucket=bucket, Key="releases/odd.json", Body=b'{"schema": 2}')
+    try:
+        for verb in (("models",), ("models", "--json"), ("status",)):
+            said = threefold(*verb).stdout
+            assert "upgrade Threefold" in said
+            assert "diabetes" in said
+        threefold("gc")
+    finally:
+        s3.delete_object(Bucket=bucket, Key="releases/odd.json")

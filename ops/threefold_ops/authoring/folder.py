@@ -152,11 +152,19 @@ def _collect(made: _Making) -> None:
         message = f"want at most {MAXIMUM_BYTES} bytes in the package, got {total}"
         made.errors.append(Finding(max(sizes, key=lambda name: sizes[name]), message))
         return
-    for name in sorted(wanted):
-        try:
-            shutil.copyfile(folder / name, made.target / name)
-        except OSError as error:
-            made.errors.append(Finding(name, f"want a file that can be read, got: {error.strerror}"))
+    made.errors += [found for name in sorted(wanted) if (found := _copy(folder / name, made.target / name)) is not None]
+
+
+def _copy(source: Path, target: Path) -> Finding | None:
+    """Copy a file into the package; or what is wrong with it."""
+    if source.is_symlink():
+        # What lies behind it is not of this folder, and a package is there to be read.
+        return Finding(source.name, "want a file, got a link to one")
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        return Finding(source.name, f"want a file that can be read, got: {error.strerror}")
+    return None
 
 
 def _weights(made: _Making) -> set[str]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Location = tuple[int | str, ...]
 
+# A thousand features have some ten thousand.
+MAXIMUM_NODES: Final = 1_000_000
 _NOTHING: Final = object()
 
 
@@ -75,6 +77,7 @@ def read_source(path: Path) -> Source:
     try:
         loader = yaml.SafeLoader(path.read_text(encoding="utf-8-sig"))
         root = loader.get_single_node()
+        _check_size(path.name, root)
         # Before the values are made: that writes what a merge (<<) brings into the nodes, where it is no repetition.
         repeated = list(_repeated(path.name, root))
         document = None if root is None else loader.construct_document(root)
@@ -91,6 +94,23 @@ def read_source(path: Path) -> Source:
     except (ValueError, OverflowError, RecursionError) as error:
         raise Unreadable(Finding(path.name, f"want YAML, got: {error}")) from error
     return Source(document, repeated, root)
+
+
+def _check_size(name: str, root: yaml.Node | None) -> None:
+    """Refuse a document that aliases make larger than any that a person writes: nine lines can stand for all memory."""
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = 0  # what holds itself is refused for that, by who asks for JSON
+            parts = node.value if isinstance(node, yaml.SequenceNode | yaml.MappingNode) else []
+            nodes = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
+            sizes[id(node)] = 1 + sum(map(size, nodes))
+        return sizes[id(node)]
+
+    if root is not None and (found := size(root)) > MAXIMUM_NODES:
+        message = f"want at most {MAXIMUM_NODES} values, got {found:,} where the aliases are written out"
+        raise Unreadable(Finding(name, message))
 
 
 def _unreadable(name: str, error: yaml.YAMLError) -> Finding:

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from threefold_ops.figures import to_document
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 app = typer.Typer(
@@ -18,10 +20,11 @@ app = typer.Typer(
     help="One ONNX model, three doors on AWS Lambda: HTTPS, CSV files in S3, and SQS messages.\n\n"
     "Commands go to the local system that runs from this clone ('threefold up'); with --aws they go to your account.",
 )
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# What people wrote is text, brackets and colons and all.
+out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def print_json(document: Any) -> None:  # noqa: ANN401 - JSON
-    """Print a document for programs."""
-    sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
+    """Print a document for programs: strict JSON, numbers that are not finite as the contract's texts."""
+    sys.stdout.write(json.dumps(to_document(document), indent=2, default=str, allow_nan=False) + "\n")

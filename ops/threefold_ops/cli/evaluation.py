@@ -15,9 +15,9 @@ from threefold_ops.cli.figures import print_bench, print_comparison
 from threefold_ops.evaluation import bench as measuring
 from threefold_ops.evaluation import comparison
 from threefold_ops.evaluation.costs import PRICES, read_prices
-from threefold_ops.evaluation.figures import to_document
 from threefold_ops.evaluation.limits import Limits, check, passed_over
 from threefold_ops.evaluation.side_by_side import write_rows
+from threefold_ops.figures import to_document
 from threefold_ops.registry.reference import resolve
 from threefold_ops.system import find_model_bucket, open_registry
 

@@ -14,6 +14,7 @@ import typer
 from rich.filesize import decimal
 from rich.table import Table
 
+from threefold.errors import NotServable
 from threefold_ops.authoring.manifest import read_model_file
 from threefold_ops.cli.choice import Aws, Choice, Region, Stage, choose
 from threefold_ops.cli.console import Json, app, out, print_json
@@ -178,34 +179,39 @@ def show(
     with _desk(aws=aws, stage=stage, region=region) as desk:
         release = desk.registry.release(model).release
         stored = desk.registry.packages.list(model)
-        manifests = {one.digest: desk.registry.packages.open(model, one.digest).manifest for one in stored}
+        labels = Inventory(desk.choice.target, desk.bucket).labels(model)
+        try:
+            notes = desk.registry.packages.open(model, release.champion.digest).manifest.notes
+        except NotServable as error:
+            notes = str(error)
     roles = {version.digest: "previous" for version in release.previous}
     if release.challenger:
         roles[release.challenger.digest] = release.challenger.mode
     roles[release.champion.digest] = "champion"
     rows: list[dict[str, Any]] = [
         {
-            "version": manifests[one.digest].version,
+            "version": labels.get(one.digest, ""),
             "digest": one.digest,
             "role": roles.get(one.digest, "waiting"),
             "size_bytes": one.size_bytes,
             "published": one.modified.isoformat(timespec="seconds"),
-            "notes": manifests[one.digest].notes,
         }
         for one in sorted(stored, key=lambda one: one.modified, reverse=True)
     ]
     if as_json:
-        print_json({"release": release.to_json(), "packages": rows})
+        print_json({"release": release.to_json(), "notes": notes, "packages": rows})
         return
-    out.print(f"{model}: champion {release.champion.version} since {release.at}, by {release.by}")
+    out.print(f"{model}: champion {release.champion.version}; last changed {release.at} by {release.by}")
     if release.why:
         out.print(f"why: {release.why}")
+    if notes:
+        out.print(f"notes: {notes}")
     for name, value in release.serving.items():
         out.print(f"serving: {name} = {json.dumps(value)}")
-    table = Table("version", "digest", "role", "published", "size", "notes", box=None, pad_edge=False)
+    table = Table("version", "digest", "role", "published", "size", box=None, pad_edge=False)
     for row in rows:
         size = decimal(row["size_bytes"])
-        table.add_row(row["version"], row["digest"][:12], row["role"], row["published"], size, row["notes"])
+        table.add_row(row["version"], row["digest"][:12], row["role"], row["published"], size)
     out.print(table)
 
 
@@ -220,15 +226,22 @@ def models(
     """List the models and what serves for each."""
     with _desk(aws=aws, stage=stage, region=region) as desk:
         found = []
+        unread = []
         for name in desk.registry.models():
-            release = desk.registry.release(name).release
+            try:
+                release = desk.registry.release(name).release
+            except NotServable as error:
+                unread.append({"model": name, "error": str(error)})
+                continue
             named = {version.digest for version in release.named()}
             waiting = sum(one.digest not in named for one in desk.registry.packages.list(name))
             found.append((release, waiting))
     if as_json:
-        print_json([{**release.to_json(), "waiting": waiting} for release, waiting in found])
+        print_json([*({**release.to_json(), "waiting": waiting} for release, waiting in found), *unread])
         return
-    table = Table("model", "champion", "digest", "since", "by", "earlier", "waiting", box=None, pad_edge=False)
+    table = Table("model", "champion", "digest", "changed", "by", "earlier", "waiting", box=None, pad_edge=False)
+    for each in unread:
+        table.add_row(each["model"], each["error"])
     for release, waiting in found:
         champion = release.champion
         counts = (str(len(release.previous)), str(waiting))

@@ -102,7 +102,8 @@ def status(
         if field != "models":
             out.print(f"{field:24}{value or ''}")
     for model in system.models:
-        out.print(f"{'model':24}{model['name']} {model['version']} ({model['digest'][:12]})")
+        what = model.get("error") or f"{model['version']} ({model['digest'][:12]})"
+        out.print(f"{'model':24}{model['name']} {what}")
 
 
 @app.command()
@@ -135,12 +136,17 @@ def publish_(
     with tempfile.TemporaryDirectory(prefix="threefold-") as cache:
         registry = open_registry(choice.target, find_model_bucket(choice.target, choice.stage), Path(cache))
         by = operator_name(choice.target)
-        done = [publish(registry, folder, by=by) for folder in folders or model_folders(MODELS)]
-    if as_json:
-        print_json([asdict(one) for one in done])
-        return
-    for one in done:
-        out.print(f"{one.name} {one.version} ({one.digest[:12]}): {'new' if one.new else 'known'}, {one.state}")
+        done = []
+        try:
+            for folder in folders or model_folders(MODELS):
+                one = publish(registry, folder, by=by)
+                done.append(one)
+                if not as_json:
+                    state = f"{'new' if one.new else 'known'}, {one.state}"
+                    out.print(f"{one.name} {one.version} ({one.digest[:12]}): {state}")
+        finally:  # What was published stands, whatever a later folder is refused for.
+            if as_json:
+                print_json([asdict(one) for one in done])
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from threefold_ops.evaluation.figures import UNWRITTEN
+from threefold_ops.figures import UNWRITTEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ import numpy as np
 
 from threefold.quality import METRICS, NotMeasurable, measure
 from threefold_ops.evaluation.agreement import agree
-from threefold_ops.evaluation.figures import UNWRITTEN
+from threefold_ops.figures import UNWRITTEN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

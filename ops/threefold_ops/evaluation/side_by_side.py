@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from threefold import strict_json
 from threefold.tables.results import escape
 from threefold_ops.errors import OperatorError
-from threefold_ops.evaluation.figures import to_document
 from threefold_ops.evaluation.row_set import said
+from threefold_ops.figures import to_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from threefold.errors import ReleaseConflict
+from threefold.errors import RegistryUnreachable, ReleaseConflict, ThreefoldError
 from threefold.release import Release, Version
 from threefold_ops.authoring.folder import build_package, model_folders
 
@@ -87,8 +87,19 @@ def publish_all(registry: Registry, models: Path, by: str, progress: Callable[[s
             progress(f"{done.name} {done.version} ({done.digest[:12]}): {done.state}")
 
 
-def champions(registry: Registry) -> Iterator[tuple[Release, Package]]:
-    """Every model's release with its champion's package."""
+def champions(registry: Registry, progress: Callable[[str], None]) -> Iterator[tuple[Release, Package]]:
+    """Every model's release with its champion's package; one that cannot be had does not keep the others out.
+
+    Raises:
+        RegistryUnreachable: the registry does not answer.
+    """
     for model in registry.models():
-        release = registry.release(model).release
-        yield release, registry.packages.open(model, release.champion.digest)
+        try:
+            release = registry.release(model).release
+            package = registry.packages.open(model, release.champion.digest)
+        except RegistryUnreachable:
+            raise
+        except ThreefoldError as error:
+            progress(f"{model}: not in the model layer: {error}")
+        else:
+            yield release, package

@@ -79,6 +79,12 @@ class InvalidPackage(NotServable):
     retryable = False
 
 
+class MissingPackage(NotServable):
+    """A released package is not in the registry: removed, or not there yet. It may come, or come back."""
+
+    code = "missing_package"
+
+
 class InvalidManifest(ThreefoldError):
     """A model.yaml or a document that cannot be read as its schema."""
 

@@ -256,7 +256,7 @@ def open_package(folder: Path, digest: str) -> Package:
     try:
         document = json.loads((folder / MANIFEST).read_bytes())
         return Package(folder, digest, Manifest.from_json(document))
-    except (OSError, ValueError, InvalidManifest) as error:
+    except (OSError, ValueError, RecursionError, InvalidManifest) as error:
         message = f"package {digest[:12]}: want a readable {MANIFEST}, got {error}"
         raise InvalidPackage(message) from error
 

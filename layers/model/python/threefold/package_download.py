@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import obstore
 from obstore.exceptions import BaseError, PreconditionError
 
-from threefold.errors import InvalidPackage, NotServable, RegistryUnreachable
+from threefold.errors import InvalidPackage, MissingPackage, NotServable, RegistryUnreachable
 from threefold.package import MAXIMUM_BYTES, unpack
 
 if TYPE_CHECKING:
@@ -150,8 +150,8 @@ def _unpacked_bytes(archive: Path) -> int:
     return total if total <= MAXIMUM_BYTES else 0
 
 
-def _absent(key: str) -> InvalidPackage:
-    return InvalidPackage(f"package: want it in the registry, got no {key}")
+def _absent(key: str) -> MissingPackage:
+    return MissingPackage(f"package: want it in the registry, got no {key}")
 
 
 def unreachable(error: Exception) -> RegistryUnreachable:

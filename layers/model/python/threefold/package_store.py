@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 
-from threefold.errors import InvalidPackage, UnknownModel, shown
+from threefold.errors import InvalidPackage, MissingPackage, UnknownModel, shown
 from threefold.names import Prefix
 from threefold.package import MANIFEST, Package, open_package, pack
 from threefold.package_cache import PackageCache, free_bytes
@@ -161,6 +161,12 @@ class PackageStore:
         found = [
             digest for digest in sorted(stored) if _BEGINNING.fullmatch(reference) and digest.startswith(reference)
         ]
+        if len(found) != 1 and reference in self._labels(model):
+            message = (
+                f"model '{model}': want a package that is in the registry, got {reference}, which was removed: publish "
+                "its folder again"
+            )
+            raise UnknownModel(message)
         if len(found) != 1:
             known = [digest[:12] for digest in found] or self._labels(model)
             message = f"model '{model}': want one out of {known}, got {shown(reference)}"
@@ -211,7 +217,7 @@ class PackageStore:
         try:
             with self.held(package.manifest.name, digest) as other:
                 return package.manifest == other.manifest and _contents(package.folder) == _contents(other.folder)
-        except InvalidPackage:
+        except (InvalidPackage, MissingPackage):
             return False  # Nobody can say what it was.
 
     def _create(self, key: str, content: bytes) -> bool:

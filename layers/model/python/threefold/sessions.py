@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # How long a package that could not be had is left alone while another one answers: a bucket that does not answer takes
 # seconds to say so, and not of every request.
 RETRY_SECONDS: Final = 5.0
+# A package that was refused is tried again too, for what was damaged may have been put right; but seldom, for each try
+# costs a download and a gate.
+REFUSED_SECONDS: Final = 300.0
 # Two, so that a slow download of one model does not keep another one waiting.
 _THREADS: Final = 2
 # Digests that are no longer released make room for those that are.
@@ -91,7 +94,7 @@ class Sessions:
         """The package, downloaded now if need be.
 
         Raises:
-            NotServable: it cannot be had; a refused package is not tried again.
+            NotServable: it cannot be had; a refused package is not tried again for `REFUSED_SECONDS`.
         """
         return self._fetch_sized(name, digest)[0]
 
@@ -99,7 +102,8 @@ class Sessions:
         """The model, loaded now if need be, whatever has to go for it.
 
         Raises:
-            NotServable: its package cannot be had or must not be served; a refused package is not tried again.
+            NotServable: its package cannot be had or must not be served; a refused package is not tried again for
+                `REFUSED_SECONDS`.
         """
         if (model := self.peek(digest)) is not None:
             return model
@@ -164,6 +168,10 @@ class Sessions:
         except NotServable as error:
             self._remember(digest, error)
             raise
+        except Exception as error:
+            # Whatever it is: the last good model answers in its place, and not an error to every caller.
+            failure = self._remember(digest, _unforeseen(digest, error))
+            raise failure.kind(failure.message) from error
 
     def _drop_until_fit(self, size_bytes: int, kept: str | None) -> bool:
         """Drop the least recently used models until so many bytes fit in; none if that cannot be without `kept`."""
@@ -188,9 +196,8 @@ class Sessions:
             failure = self._remember(digest, error)
         except MemoryError:
             failure = self._remember(digest, NotServable(f"package {digest[:12]}: want memory to load it, got no more"))
-        except Exception as error:
-            self._remember(digest, NotServable(f"package {digest[:12]}: want it loaded, got {error!r}"))
-            raise
+        except Exception as error:  # noqa: BLE001 - as above
+            failure = self._remember(digest, _unforeseen(digest, error))
         else:
             with self._state:
                 self._models[digest] = model
@@ -202,7 +209,7 @@ class Sessions:
 
     def _stop_refused(self, digest: str) -> None:
         failure = self._failures.get(digest)
-        if failure is not None and not failure.kind.retryable:
+        if failure is not None and not failure.kind.retryable and self._clock() < failure.until:
             # A new one each time: an exception that is raised again keeps the frames of every time before.
             raise failure.kind(failure.message)
 
@@ -213,13 +220,18 @@ class Sessions:
             raise failure.kind(failure.message)
 
     def _remember(self, digest: str, error: NotServable) -> _Failure:
-        failure = _Failure(type(error), str(error), self._clock() + RETRY_SECONDS)
+        rest = RETRY_SECONDS if error.retryable else REFUSED_SECONDS
+        failure = _Failure(type(error), str(error), self._clock() + rest)
         with self._state:
             self._failures[digest] = failure
             self._failures.move_to_end(digest)
             while len(self._failures) > _MAXIMUM_FAILURES:
                 self._failures.popitem(last=False)
         return failure
+
+
+def _unforeseen(digest: str, error: Exception) -> NotServable:
+    return NotServable(f"package {digest[:12]}: want it loaded, got {error!r:.200}")
 
 
 def _give_back() -> None:
