@@ -31,7 +31,7 @@ class Metric:
 
 
 # Errors by the names that Step Functions sees them under: a throttled table or a registry that is away comes back.
-RETRYABLE: Final = ("NotServable", "RegistryUnreachable", "StorageUnavailable")
+RETRYABLE: Final = ("MissingPackage", "NotServable", "RegistryUnreachable", "StorageUnavailable")
 
 
 # What an upload must be called for the inbox to tell of it.
