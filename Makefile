@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo up test check bench bench-peers lock clean
+.PHONY: help demo up test test-long check bench bench-peers lock clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -16,9 +16,13 @@ up: ## the same system in the foreground, until Ctrl-C
 	@$(PYTHON) ops/setup.py ops emulator
 	@$(BIN)/threefold up
 
-test: ## all tests, the embedded AWS included
+test: ## all tests but the long ones, the embedded AWS included
 	@$(PYTHON) ops/setup.py dev emulator
 	@$(BIN)/python -m pytest
+
+test-long: ## workers killed, a million rows: some minutes, on an embedded AWS
+	@$(PYTHON) ops/setup.py dev emulator
+	@$(BIN)/python -m pytest tests/long
 
 check: ## formatting, lint, types and the house's import rules
 	@$(PYTHON) ops/setup.py dev

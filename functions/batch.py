@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +12,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from threefold.chunks import Chunk
 from threefold.errors import (
     InvalidTable,
     Malformed,
@@ -19,37 +20,41 @@ from threefold.errors import (
     StorageUnavailable,
     ThreefoldError,
 )
-from threefold.jobs import Counts, Files, JobState, JobTable, Upload, iso
-from threefold.names import Metric
-from threefold.outcomes import OutcomeTable, Place, milliseconds
-from threefold.prediction import Status
+from threefold.job_endings import JobEndings, superseded
+from threefold.job_events import JobEvents
+from threefold.jobs import Files, JobState, JobTable, Upload, iso
+from threefold.names import PENDING_PREFIX, WORK_TAG, Metric
+from threefold.outcomes import OutcomeTable
+from threefold.pacing import Pacer
 from threefold.predictor import Predictor, open_predictor, warm
 from threefold.settings import Settings
 from threefold.tables import objects
-from threefold.tables.planner import Chunk, Plan
-from threefold.tables.results import ResultRows
-from threefold.tables.scoring import ChunkScorer
-from threefold.tables.upload import Source, cut_upload
+from threefold.tables.options import Options
+from threefold.tables.pending import PendingRecords
+from threefold.tables.planner import Plan
+from threefold.tables.upload import Cutting, Source, cut_upload, read_options
+from threefold.tables.worker import ChunkWorker
 from threefold.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_stepfunctions import SFNClient
 
-    from threefold.tables.reader import Batch
-
 Event = dict[str, Any]
 
-# Left before the function's deadline to say what was not done.
-RESERVE_SECONDS: Final = 5.0
+# Left before the function's deadline to close the files, and to say what was not done.
+RESERVE_SECONDS: Final = 10.0
 # A job answers with what it is pinned to, so it waits for its package where an HTTPS call would take the last good one.
 LOAD_SECONDS: Final = 300.0
-# A list of more chunks than this tells a reader nothing that their number does not.
-_MAXIMUM_MISSING: Final = 100
+_STATUS_CHANGE: Final = "Step Functions Execution Status Change"
+_WORK: Final = dict([WORK_TAG])
 
 
 def handler(event: Event, context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lambda's context
-    """Do what the event asks for: plan, score a chunk, finish, or fail.
+    """Do what the event asks for: plan, score a chunk, finish, fail, note that it was stopped, or collect.
+
+    Returns:
+        Of a chunk `{"rest": …}` if it was not done to its end, of a finish `{"state": …}`, else nothing.
 
     Raises:
         StorageUnavailable: AWS did not take or give something in time; Step Functions or Lambda tries again.
@@ -57,18 +62,23 @@ def handler(event: Event, context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lam
     """
     started = time.perf_counter()
     deadline = time.monotonic() + context.get_remaining_time_in_millis() / 1000 - RESERVE_SECONDS
-    action = "plan" if "Records" in event else str(event.get("action"))
+    action = _action(event)
+    answer: dict[str, Any] = {}
     try:
         if action == "plan":
             _plan_all(event)
         elif action == "chunk":
-            _score(event["job"], event["model"], Chunk.from_json(event["chunk"]), deadline)
+            answer = _score(event, deadline, started)
         elif action == "finish":
-            _finish(event["job"], event["model"])
+            answer = {"state": _endings().finish(event["job"], event.get("execution"))}
         elif action == "fail":
-            _fail(event["job"], event.get("error"))
+            _endings().fail(event["job"], event.get("error"), event.get("execution"))
+        elif action == "stopped":
+            _endings().stop(event["detail"])
+        elif action == "collect":
+            _collect(deadline)
         elif event.get("Event") != "s3:TestEvent":
-            message = f"event: want an S3 event or an action out of chunk, finish and fail, got {action!r:.60}"
+            message = f"event: want an S3 event or an action out of chunk, finish, fail and collect, got {action!r:.60}"
             raise Malformed(message)
     except (BotoCoreError, ClientError) as error:
         _telemetry().logger.exception("AWS call failed", action=action)
@@ -81,7 +91,13 @@ def handler(event: Event, context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lam
         raise
     finally:
         _telemetry().flush(started, action=action, job=event.get("job"))
-    return {}
+    return answer
+
+
+def _action(event: Event) -> str:
+    if "Records" in event:
+        return "plan"
+    return "stopped" if event.get("detail-type") == _STATUS_CHANGE else str(event.get("action"))
 
 
 def _plan_all(event: Event) -> None:
@@ -91,8 +107,10 @@ def _plan_all(event: Event) -> None:
         if not str(record.get("eventName", "")).startswith("ObjectCreated:"):
             continue
         upload = Upload.from_event(record)
-        # A folder's marker is no upload, and neither is what this function wrote itself.
-        if upload.key.endswith("/") or upload.bucket == _settings().results_bucket:
+        # A folder's marker is no upload, nor is what is only left to be collected, nor what this function wrote itself.
+        if upload.key.endswith("/") or upload.key.startswith(PENDING_PREFIX):
+            continue
+        if upload.bucket == _settings().results_bucket:
             continue
         try:
             _plan(upload)
@@ -111,28 +129,36 @@ def _plan(upload: Upload) -> None:
     item = jobs.find(upload.job) or jobs.begin(upload, _now_ms(), **_pin(upload))
     if item["state"] != JobState.PLANNED:
         _telemetry().logger.info("upload known already", job=upload.job, state=item["state"])
+        _endings().tell(upload.job)
         return
     manifest = _predictor().registry.packages.open(upload.model, item["digest"]).manifest
     if not manifest.signature.features:
         message = f"model '{upload.model}': want named features for the columns of a CSV, got a model of tensors only"
         raise InvalidTable(message)
-    files = Files(upload.model, upload.job)
+    files, options = Files(upload.model, upload.job), Options(**item.get("options", {}))
     header, chunks = cut_upload(
         _s3(),
         Source(upload.bucket, upload.key, upload.version),
         manifest.signature.features,
-        chunk_bytes=item["chunk_bytes"],
+        cutting=Cutting(item["chunk_bytes"], item.get("chunk_rows", _settings().chunk_rows), options.delimiter),
         bucket=bucket,
-        name=lambda number: files.numbered("chunks", number),
+        name=lambda number: files.chunk("chunks", number),
+        tags=_WORK,
     )
-    plan = Plan(upload.job, upload.model, item["release"], item["digest"], manifest.output.kind, item["at_ms"], header)
-    objects.write_json(_s3(), bucket, files.plan, plan.to_json())
-    objects.write_json(_s3(), bucket, files.manifest, [chunk.to_json() for chunk in chunks])
+    plan = Plan(
+        *(upload.job, upload.model, item["release"], item["digest"], manifest.output.kind, item["at_ms"], header),
+        version=item["digest"] if options.version else None,
+        store=options.store,
+    )
+    objects.write_json(_s3(), bucket, files.plan, plan.to_json(), tags=_WORK)
+    objects.write_json(_s3(), bucket, files.manifest, [chunk.to_json() for chunk in chunks], tags=_WORK)
     rows = sum(chunk.rows for chunk in chunks)
-    jobs.note(upload.job, rows=rows, chunks=len(chunks), delimiter=header.delimiter)
+    if not jobs.note(upload.job, rows=rows, chunks=len(chunks), delimiter=header.delimiter):
+        _endings().tell(upload.job)
+        return
     _telemetry().logger.info("job planned", job=upload.job, model=upload.model, rows=rows, chunks=len(chunks))
     if not chunks:
-        _finish(upload.job, upload.model)
+        _endings().finish(upload.job, None)
         return
     start = {"job": upload.job, "model": upload.model, "manifest_bucket": bucket, "manifest_key": files.manifest}
     try:
@@ -141,7 +167,9 @@ def _plan(upload: Upload) -> None:
         )
     except _steps().exceptions.ExecutionAlreadyExists:
         _telemetry().logger.info("job started already", job=upload.job)
-    jobs.move(upload.job, JobState.RUNNING, started_at=iso(_now_ms()))
+    # One that was cancelled meanwhile stays so: its workers see that, and do nothing.
+    if not jobs.move(upload.job, JobState.RUNNING, started_at=iso(_now_ms())):
+        _endings().tell(upload.job)
 
 
 def _pin(upload: Upload) -> dict[str, object]:
@@ -153,12 +181,16 @@ def _pin(upload: Upload) -> dict[str, object]:
     if confirmed.stale:
         message = f"model '{upload.model}': want its release confirmed before a job is pinned to it, got no answer"
         raise RegistryUnreachable(message)
-    champion = confirmed.release.champion
+    options = read_options(_s3(), Source(upload.bucket, upload.key, upload.version))
+    release = confirmed.release
+    chosen = release.find(options.version) if options.version else release.champion
     return {
         "release": confirmed.id,
-        "digest": champion.digest,
-        "model_version": champion.version,
+        "digest": chosen.digest,
+        "model_version": chosen.version,
         "chunk_bytes": _settings().chunk_bytes,
+        "chunk_rows": _settings().chunk_rows,
+        "options": options.to_json(),
     }
 
 
@@ -169,120 +201,63 @@ def _refuse(upload: Upload, error: ThreefoldError) -> None:
     if item["state"] != JobState.FAILED:
         _jobs().move(upload.job, JobState.FAILED, **values)
     _telemetry().logger.warning("job refused", job=upload.job, code=error.code, reason=str(error))
+    _endings().tell(upload.job)
 
 
-def _score(job: str, model: str, chunk: Chunk, deadline: float) -> None:
-    """Score a chunk. Done again, it lands on the same items, files and counts."""
-    attempt = _jobs().claim(job, chunk.number, _now_ms())
+def _score(event: Event, deadline: float, started: float) -> dict[str, Any]:
+    """Score a chunk, and hand on what there was no time for. Done again, it lands on the same items and files."""
+    job, model, chunk = event["job"], event["model"], Chunk.from_json(event["chunk"])
+    chunks, telemetry = _jobs().chunks, _telemetry()
+
+    def goes_on() -> bool:
+        item = _jobs().find(job)
+        return item is None or (item["state"] != JobState.CANCELLED and not superseded(item, event.get("execution")))
+
+    def spent(written: int = 0) -> dict[str, int]:
+        return {"worker_ms": round((time.perf_counter() - started) * 1000), "written_items": written}
+
+    if not goes_on():
+        telemetry.logger.info("chunk not begun, for its job does not go on", job=job, chunk=chunk.number)
+        return {}
+    attempt = chunks.claim(job, chunk.id, _now_ms())
     try:
-        counts = _score_rows(Plan.from_json(_read(Files(model, job).plan)), chunk, deadline)
+        plan = Plan.from_json(_read(Files(model, job).plan))
+        work = _worker().work(plan, chunk, deadline=deadline, goes_on=goes_on)
     except Exception as error:
         # Whatever it is: Step Functions tells the job only that some chunk failed.
         reason = str(error) if isinstance(error, ThreefoldError) else f"{type(error).__name__}; the log says more"
-        _jobs().blame(job, chunk.number, attempt, reason)
+        chunks.put(job, chunk.id, attempt, {"reason": reason}, spent=spent())
         raise
-    _jobs().count(job, chunk.number, attempt, counts)
-    telemetry = _telemetry()
-    telemetry.add(Metric.BATCH_ROWS, counts.rows, model)
-    telemetry.add(Metric.PREDICTIONS, counts.predicted, model)
-    telemetry.add(Metric.ABSTAINED, counts.abstained, model)
-    telemetry.add(Metric.REJECTED, counts.rejected, model)
+    if work is None:
+        chunks.put(job, chunk.id, attempt, {}, spent=spent())
+        telemetry.logger.info("chunk left, for its job does not go on", job=job, chunk=chunk.number)
+        return {}
+    chunks.put(job, chunk.id, attempt, {**work.values(), "attempt": attempt}, spent=spent(work.written_items))
+    telemetry.add(Metric.BATCH_ROWS, work.counts.rows, model)
+    telemetry.add(Metric.PREDICTIONS, work.counts.predicted, model)
+    telemetry.add(Metric.ABSTAINED, work.counts.abstained, model)
+    telemetry.add(Metric.REJECTED, work.counts.rejected, model)
+    return {"rest": work.rest.to_json()} if work.rest else {}
 
 
-def _score_rows(plan: Plan, chunk: Chunk, deadline: float) -> Counts:
-    scorer = ChunkScorer(_predictor(), plan, lambda: iso(_now_ms()))
-    rows = ResultRows(plan.header, plan.kind)
-    files, bucket, s3 = Files(plan.model, plan.job), _settings().results_bucket, _s3()
-    stream = objects.read(s3, chunk.bucket, chunk.key, version=chunk.version, start=chunk.start, end=chunk.end)
-    counts = Counts()
-    with (
-        objects.ObjectWriter(s3, bucket, files.numbered("parts", chunk.number)) as results,
-        objects.ObjectWriter(s3, bucket, files.numbered("rejects", chunk.number)) as rejects,
-    ):
-        if chunk.number == 0:
-            results.write(rows.head())
-            rejects.write(rows.rejects_head())
-        for scored in scorer.score(stream, chunk):
-            if time.monotonic() > deadline:
-                message = f"chunk {chunk.number}: want {chunk.rows} rows scored, got no time after {counts.rows}"
-                raise StorageUnavailable(message)
-            batch, predictions = scored.batch, scored.predictions()
-            _store(plan, batch, predictions, deadline)
-            results.write(rows.joined(batch, predictions))
-            rejects.write(rows.rejected(batch, predictions))
-            ends = [prediction["status"] for prediction in predictions]
-            counts += Counts(len(ends), *(ends.count(status.value) for status in Status))
-    return counts
-
-
-def _store(plan: Plan, batch: Batch, predictions: list[dict[str, Any]], deadline: float) -> None:
-    table, now_ms = _outcomes(), _now_ms()
-    items = [
-        table.item(
-            Place(plan.model, prediction.get("key") or prediction["id"], plan.at_ms, f"{plan.job}#{number:010d}"),
-            prediction,
-            now_ms=now_ms,
-        )
-        for number, prediction in zip(batch.numbers, predictions, strict=True)
-    ]
-    if unwritten := table.write(items, deadline=deadline):
-        message = f"predictions table: want {len(items)} outcomes written, got no time for {len(unwritten)} of them"
-        raise StorageUnavailable(message)
-
-
-def _finish(job: str, model: str) -> None:
-    """Put the parts together and see that every row that was read has its outcome."""
-    jobs, files = _jobs(), Files(model, job)
-    item = jobs.find(job)
-    if item is None or item["state"] in {JobState.COMPLETE, JobState.CANCELLED}:
-        return
-    plan, chunks = Plan.from_json(_read(files.plan)), [Chunk.from_json(chunk) for chunk in _read(files.manifest)]
-    rows, bucket = ResultRows(plan.header, plan.kind), _settings().results_bucket
-    parts = objects.merge(_s3(), bucket, files.folder("parts"), files.predictions, rows.head())
-    objects.merge(_s3(), bucket, files.folder("rejects"), files.rejects, rows.rejects_head())
-    tried, counts, missing = jobs.chunks(job), Counts(), []
-    for chunk in chunks:
-        found = Counts.of(tried.get(chunk.number))
-        counts += found or Counts()
-        whole = found is not None and found.reconciled and found.rows == chunk.rows
-        if not whole or files.numbered("parts", chunk.number) not in parts:
-            missing.append(chunk.number)
-    now_ms = _now_ms()
-    seconds = max(0.001, (now_ms - milliseconds(item.get("started_at") or item["planned_at"])) / 1000)
-    planned, state = sum(chunk.rows for chunk in chunks), JobState.INCOMPLETE if missing else JobState.COMPLETE
-    moved = jobs.move(
-        job,
-        state,
-        **{**asdict(counts), "rows": planned},
-        missing=missing[:_MAXIMUM_MISSING],
-        # A job that failed or was incomplete before may have become complete.
-        code=state.value if missing else "",
-        reason=f"rows: want {planned} with an outcome each, got {len(missing)} chunks without" if missing else "",
-        finished_at=iso(now_ms),
-        rows_per_second=round(counts.rows / seconds, 1),
-        predictions_key=files.predictions,
-        rejects_key=files.rejects,
-    )
-    _telemetry().logger.info("job finished", job=job, model=model, missing=len(missing), moved=moved, **asdict(counts))
-
-
-def _fail(job: str, error: Any) -> None:  # noqa: ANN401 - what Step Functions caught
-    """Say on the job that it failed, and why; what is there stays."""
-    failed = [item["reason"] for item in _jobs().chunks(job).values() if "attempt" not in item and "reason" in item]
-    caught = error if isinstance(error, dict) else {}
-    reason = failed[0] if failed else _cause(caught.get("Cause"))
-    code = str(caught.get("Error") or "error")
-    if _jobs().move(job, JobState.FAILED, code=code, reason=reason, finished_at=iso(_now_ms())):
-        _telemetry().logger.error("job failed", job=job, code=code, reason=reason)
-        _telemetry().add(Metric.ERRORS, 1)
-
-
-def _cause(cause: object) -> str:
-    """The message in what Step Functions tells of a failed Lambda, without its traceback."""
-    try:
-        return str(json.loads(str(cause))["errorMessage"])
-    except (ValueError, TypeError, KeyError):
-        return str(cause or "a step failed")
+def _collect(deadline: float) -> None:
+    """Collect what was left pending; one model that must be tried again does not keep the others from theirs."""
+    failures: list[Exception] = []
+    registry, inbox = _predictor().registry, _settings().inbox_bucket
+    for model in _pending().models(inbox):
+        try:
+            manifest = registry.packages.open(model, registry.release(model).release.champion.digest).manifest
+            if not manifest.signature.features:
+                message = f"model '{model}': want named features for pending records, got a model of tensors only"
+                raise InvalidTable(message)
+            _pending().collect(inbox, model, manifest, now_ms=_now_ms(), deadline=deadline)
+        except (ThreefoldError, BotoCoreError, ClientError) as error:
+            if not isinstance(error, ThreefoldError) or error.retryable:
+                failures.append(error)
+            else:
+                _telemetry().logger.warning("pending left alone", model=model, code=error.code, reason=str(error))
+    if failures:
+        raise failures[0]
 
 
 def _read(key: str) -> Any:  # noqa: ANN401 - JSON
@@ -322,9 +297,10 @@ def _steps() -> SFNClient:
 def _tables() -> tuple[JobTable, OutcomeTable]:
     client = boto3.client("dynamodb", config=Config(max_pool_connections=16, parameter_validation=False))
     settings = _settings()
+    pacer = Pacer(settings.writes_per_second)
     return (
         JobTable(client, settings.jobs_table, ttl_days=settings.ttl_days),
-        OutcomeTable(client, settings.predictions_table, ttl_days=settings.ttl_days),
+        OutcomeTable(client, settings.predictions_table, ttl_days=settings.ttl_days, pacer=pacer),
     )
 
 
@@ -332,12 +308,38 @@ def _jobs() -> JobTable:
     return _tables()[0]
 
 
-def _outcomes() -> OutcomeTable:
-    return _tables()[1]
+@cache
+def _worker() -> ChunkWorker:
+    return ChunkWorker(
+        _predictor(),
+        _tables()[1],
+        _s3(),
+        results_bucket=_settings().results_bucket,
+        writes_per_second=_settings().writes_per_second,
+    )
+
+
+@cache
+def _endings() -> JobEndings:
+    settings = _settings()
+    events = JobEvents(_jobs(), boto3.client("events"), stage=settings.stage, results_bucket=settings.results_bucket)
+    return JobEndings(
+        _jobs(),
+        _s3(),
+        events,
+        _pending(),
+        _telemetry(),
+        results_bucket=settings.results_bucket,
+        memory_megabytes=settings.memory_megabytes,
+    )
+
+
+@cache
+def _pending() -> PendingRecords:
+    return PendingRecords(_jobs(), _s3(), _telemetry().logger, results_bucket=_settings().results_bucket)
 
 
 if _settings().initialization:
     # Lambda's initialization is the time to pay for clients and champions.
-    _tables()
-    _s3()
+    _worker()
     warm(_predictor(), _telemetry().logger)

@@ -1,9 +1,12 @@
-"""The batch door: inbox and results buckets, the batch function, and the state machine that runs a job's chunks."""
+"""The batch door: inbox and results buckets, the batch function, what calls it, and the state machine of jobs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from aws_cdk import Duration
+from aws_cdk import aws_events as events
+from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_s3 as s3
 
@@ -12,7 +15,7 @@ from infra.grants import Grant, accept
 from infra.job import Job
 from infra.stage_stack import StageStack
 from infra.store_stack import private_bucket
-from threefold.names import UPLOAD_SUFFIXES, Door, Output
+from threefold.names import PENDING_PREFIX, UPLOAD_SUFFIXES, WORK_DAYS, WORK_TAG, Door, Output
 from threefold.settings import Settings
 
 if TYPE_CHECKING:
@@ -41,12 +44,16 @@ class BatchStack(StageStack):
                 stage=context.stage,
                 auth=context.auth,
                 model_bucket=self.bucket("models"),
+                inbox_bucket=self.bucket("inbox"),
                 results_bucket=self.bucket("results"),
                 predictions_table=self.name("predictions"),
                 jobs_table=self.name("jobs"),
                 state_machine_arn=self.state_machine_arn,
                 refresh_seconds=context.refresh_seconds,
                 ttl_days=context.ttl_days,
+                chunk_bytes=context.chunk_bytes,
+                chunk_rows=context.chunk_rows,
+                writes_per_second=context.write_budget / context.chunk_concurrency,
             ),
             timeout_seconds=TIMEOUT_SECONDS,
             memory_megabytes=context.batch_memory,
@@ -58,14 +65,26 @@ class BatchStack(StageStack):
                     [self.bucket_arn("inbox", "*")],
                     wildcard="uploaders name the files",
                 ),
+                # What was pending is put together into an upload, and cleared when its outcomes stand.
                 Grant(
-                    ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"],
+                    ["s3:PutObject", "s3:AbortMultipartUpload"],
+                    [self.bucket_arn("inbox", "*/pending-*.csv")],
+                    wildcard="models and times name the collections",
+                ),
+                Grant(
+                    ["s3:DeleteObjectVersion"],
+                    [self.bucket_arn("inbox", f"{PENDING_PREFIX}*")],
+                    wildcard="whoever leaves records names them",
+                ),
+                Grant(
+                    ["s3:GetObject", "s3:PutObject", "s3:PutObjectTagging", "s3:AbortMultipartUpload"],
                     [self.bucket_arn("results", "*")],
                     wildcard="models and jobs name the results",
                 ),
                 Grant(["sqs:SendMessage"], [lost_uploads.queue_arn]),
                 # Without it S3 says 403 of a key that is not there.
                 Grant(["s3:ListBucket"], [self.bucket_arn("inbox"), self.bucket_arn("results")]),
+                Grant(["s3:ListBucketVersions"], [self.bucket_arn("inbox")]),
                 Grant(
                     [
                         *("dynamodb:PutItem", "dynamodb:BatchWriteItem", "dynamodb:UpdateItem"),
@@ -74,10 +93,14 @@ class BatchStack(StageStack):
                     [self.table_arn("jobs"), self.table_arn("predictions")],
                 ),
                 Grant(["states:StartExecution"], [self.state_machine_arn]),
+                Grant(["events:PutEvents"], [self.arn("events", "event-bus/default")]),
             ],
         )
         inbox = private_bucket(self, "Inbox", "inbox", versioned=True, noncurrent_days=_INBOX_NONCURRENT_DAYS)
         results = private_bucket(self, "Results", "results", versioned=False)
+        results.add_lifecycle_rule(tag_filters=dict([WORK_TAG]), expiration=Duration.days(WORK_DAYS))
+        if context.results_days:
+            results.add_lifecycle_rule(expiration=Duration.days(context.results_days))
         self._notify(inbox, door)
         # S3 tells of an upload once, and Lambda tries three times: after that, here is the event to send again.
         lambda_.CfnEventInvokeConfig(
@@ -91,9 +114,37 @@ class BatchStack(StageStack):
             ),
         )
         job = Job(self, door.alias)
+        self._call(door)
         self.output(Output.INBOX_BUCKET, inbox.bucket_name)
         self.output(Output.RESULTS_BUCKET, results.bucket_name)
         self.output(Output.STATE_MACHINE_ARN, job.state_machine.state_machine_arn)
+        self.output(Output.LOST_UPLOADS_QUEUE_URL, lost_uploads.queue_url)
+
+    def _call(self, door: StageFunction) -> None:
+        """Tell the function of executions that did not end by their own steps, and when it is time to collect."""
+        events.Rule(
+            self,
+            "Stopped",
+            rule_name=self.name("batch-stopped"),
+            description="a job's execution was stopped by hand, or failed beyond its own steps",
+            event_pattern=events.EventPattern(
+                source=["aws.states"],
+                detail_type=["Step Functions Execution Status Change"],
+                detail={"stateMachineArn": [self.state_machine_arn], "status": ["ABORTED", "FAILED", "TIMED_OUT"]},
+            ),
+            targets=[targets.LambdaFunction(door.alias)],
+        )
+        if self.context.pending_minutes:
+            events.Rule(
+                self,
+                "Collect",
+                rule_name=self.name("batch-collect"),
+                description="records left pending become an upload",
+                schedule=events.Schedule.rate(Duration.minutes(self.context.pending_minutes)),
+                targets=[
+                    targets.LambdaFunction(door.alias, event=events.RuleTargetInput.from_object({"action": "collect"}))
+                ],
+            )
 
     def _notify(self, inbox: s3.Bucket, door: StageFunction) -> None:
         # The bucket's own property, not CDK's custom resource, which would bring a function of its own.

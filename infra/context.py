@@ -66,6 +66,9 @@ class DeploymentContext:
     jwt_issuer: str = _key("", "the tokens' issuer; needed with `auth=jwt`", pattern=_URL)
     jwt_audience: str = _key("", "the tokens' audiences, comma-separated; needed with `auth=jwt`")
     scope_template: str = _key("predict:{model}", "the OAuth scope that opens a model", pattern=_TEMPLATE)
+    operate_scope_template: str = _key(
+        "operate:{model}", "the OAuth scope that may cancel and resume a model's jobs", pattern=_TEMPLATE
+    )
     cors_origins: str = _key("*", "web origins that may call, comma-separated")
     architecture: str = _key("x86_64", "the functions' processor", choices=("x86_64", "arm64"))
     model_layer_key: str = _key("", "the model layer's zip in the model bucket; `threefold deploy` sets it")
@@ -90,7 +93,17 @@ class DeploymentContext:
     stream_batch_size: int = _key(100, "messages that one invocation takes at most", limits=(1, 10_000))
     stream_max_concurrency: int = _key(10, "stream functions that run at a time", limits=(2, 1000))
     chunk_concurrency: int = _key(8, "chunks of one job that run at a time", limits=(1, 1000))
+    chunk_bytes: int = _key(8_388_608, "the size that a chunk of a CSV aims at", limits=(65_536, 1_073_741_824))
+    chunk_rows: int = _key(50_000, "the most rows of a chunk", limits=(1_000, 10_000_000))
+    write_budget: int = _key(
+        4000,
+        "items of up to 1 KB that the workers of one job write to the predictions table a second, together",
+        limits=(1, 1_000_000),
+    )
+    pending_minutes: int = _key(60, "how often records left pending are collected; 0: never", limits=(0, 1440))
+    results_days: int = _key(0, "how long result files stay; 0: for good", limits=(0, 3650))
     predict_memory: int = _key(1769, "memory in MB; 1,769 is one vCPU", limits=(128, 10_240))
+    api_memory: int = _key(1024, "memory in MB of the function for jobs, uploads and lookups", limits=(128, 10_240))
     batch_memory: int = _key(1769, "memory in MB; 1,769 is one vCPU", limits=(128, 10_240))
     stream_memory: int = _key(1769, "memory in MB; 1,769 is one vCPU", limits=(128, 10_240))
     monitor_memory: int = _key(1769, "memory in MB; 1,769 is one vCPU", limits=(128, 10_240))
@@ -114,6 +127,11 @@ class DeploymentContext:
         if self.serves and not (self.model_layer_key and self.runtime_layer):
             missing = "runtimeLayer" if self.model_layer_key else "modelLayerKey"
             raise ValueError(f"context '{missing}': want it set with modelLayerVersion, got nothing")
+        if self.write_budget < self.chunk_concurrency:
+            raise ValueError(
+                f"context 'writeBudget': want at least chunkConcurrency ({self.chunk_concurrency}), "
+                f"got {self.write_budget}"
+            )
         if 0 < self.stream_reserved_concurrency < self.stream_max_concurrency:
             raise ValueError(
                 f"context 'streamReservedConcurrency': want 0 or at least streamMaxConcurrency "

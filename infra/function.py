@@ -32,6 +32,7 @@ class StageFunction(Construct):
     Attributes:
         function: the function.
         alias: `live`, always on the newest version: code rolls forward by it.
+        layers: what it stands on; a second function of the stack shares them.
     """
 
     def __init__(  # noqa: PLR0913 - each is the stack's choice
@@ -43,6 +44,7 @@ class StageFunction(Construct):
         memory_megabytes: int,
         reserved_concurrency: int,
         grants: Sequence[Grant],
+        beside: StageFunction | None = None,
     ) -> None:
         """Make the function of `settings.door`.
 
@@ -53,9 +55,10 @@ class StageFunction(Construct):
             memory_megabytes: its memory, and with it its share of processors.
             reserved_concurrency: concurrency that is kept for it and that it never exceeds; 0 reserves none.
             grants: what it may do, beside writing its own log.
+            beside: the function that the stack has already, if it has one; they share their layers.
         """
         door = settings.door
-        super().__init__(stack, "Function")
+        super().__init__(stack, f"{door.capitalize()}Function" if beside else "Function")
         if not (FUNCTIONS / f"{door}.py").is_file():
             raise ValueError(f"function '{door}': want {FUNCTIONS / door}.py, got nothing there")
         name = stack.name(door)
@@ -63,6 +66,7 @@ class StageFunction(Construct):
         own_log = Grant(["logs:CreateLogStream", "logs:PutLogEvents"], [log_group.log_group_arn])
         role = make_role(self, "lambda.amazonaws.com", [*grants, own_log])
         runtime = lambda_.Runtime(RUNTIME, lambda_.RuntimeFamily.PYTHON)
+        self.layers: Sequence[lambda_.ILayerVersion] = beside.layers if beside else layers(stack, door, runtime)
         self.function = lambda_.Function(
             self,
             "Resource",
@@ -72,7 +76,7 @@ class StageFunction(Construct):
             handler=f"{door}.handler",
             runtime=runtime,
             architecture=architecture(stack.context.architecture),
-            layers=layers(stack, door, runtime),
+            layers=list(self.layers),
             environment={**settings.to_env(), **SINGLE_THREADED},
             role=role,
             memory_size=memory_megabytes,

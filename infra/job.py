@@ -49,7 +49,8 @@ _LOG_DELIVERY: Final = (
 class Job(Construct):
     """The state machine of jobs.
 
-    Its input is {"job", "model", "manifest_bucket", "manifest_key"}; the manifest is a JSON list of chunks.
+    Its input is {"job", "model", "manifest_bucket", "manifest_key"}; the manifest is a JSON list of chunks. Whatever
+    it asks of the worker, it says the execution's name: one that another took the place of ends nothing.
 
     Attributes:
         state_machine: the state machine.
@@ -99,13 +100,37 @@ class Job(Construct):
             map_execution_type=states.StateMachineType.STANDARD,
             result_path=states.JsonPath.DISCARD,
         )
-        chunks.item_processor(self._task("Score a chunk", None))
+        chunks.item_processor(self._chunk())
         finish = self._task("Finish", "finish")
         for state in (chunks, finish):
             state.add_catch(failed, errors=["States.ALL"], result_path="$.error")
-        return chunks.next(finish)
+        incomplete = states.Fail(self, "Incomplete", error="JobIncomplete", cause="rows have no outcome; see the job")
+        whole = states.Choice(self, "Is it whole?").when(
+            states.Condition.string_equals("$.state", "incomplete"), incomplete
+        )
+        return chunks.next(finish).next(whole.otherwise(states.Succeed(self, "Done")))
 
-    def _task(self, name: str, action: str | None, **more: object) -> tasks.LambdaInvoke:
+    def _chunk(self) -> states.IChainable:
+        """A worker that runs short of time hands on what is left; what it says is no more than that."""
+        score = self._task("Score a chunk", None, result_path="$.answer")
+        # All outputs of a map together must not pass 256 KiB, though nobody reads them.
+        done = states.Pass(self, "Scored", result=states.Result.from_object({}))
+        rest = states.Pass(
+            self,
+            "Take up the rest",
+            parameters={
+                "action": "chunk",
+                **{name: states.JsonPath.string_at(f"$.{name}") for name in ("job", "model", "execution")},
+                "chunk": states.JsonPath.object_at("$.answer.rest"),
+            },
+        )
+        left = states.Choice(self, "Is there a rest?").when(states.Condition.is_present("$.answer.rest"), rest)
+        rest.next(score)
+        return score.next(left.otherwise(done))
+
+    def _task(
+        self, name: str, action: str | None, *, result_path: str | None = None, **more: object
+    ) -> tasks.LambdaInvoke:
         """An invocation of the worker; without an action it passes its own input on."""
         task = tasks.LambdaInvoke(
             self,
@@ -113,6 +138,7 @@ class Job(Construct):
             lambda_function=self._worker,
             payload=states.TaskInput.from_object(_payload(action, **more)) if action else None,
             payload_response_only=True,
+            result_path=result_path,
             retry_on_service_exceptions=False,
             task_timeout=states.Timeout.duration(Duration.seconds(_TASK_SECONDS)),
         )
@@ -133,7 +159,7 @@ class Job(Construct):
             # A bucket that comes as a path in the input gets no grant from the CDK.
             Grant(
                 ["s3:GetObject"],
-                [stack.bucket_arn("results", "*/chunks.json")],
+                [stack.bucket_arn("results", "*/chunks*.json")],
                 wildcard="models and jobs name the manifests",
             ),
             # A distributed map starts its chunks as executions of the state machine itself.
@@ -153,5 +179,6 @@ def _payload(action: str, **more: object) -> dict[str, Any]:
         "action": action,
         "job": states.JsonPath.string_at("$.job"),
         "model": states.JsonPath.string_at("$.model"),
+        "execution": states.JsonPath.string_at("$$.Execution.Name"),
         **more,
     }

@@ -66,9 +66,12 @@ class ObservabilityStack(StageStack):
         return topic
 
     def _alarm_on_doors(self) -> None:
+        for function in (*DOORS, Door.API):
+            self._alarm(f"{function}-errors", self._function_metric(function, "Errors"), "an invocation failed")
+            self._alarm(
+                f"{function}-throttles", self._function_metric(function, "Throttles"), "no concurrency was left"
+            )
         for door in DOORS:
-            self._alarm(f"{door}-errors", self._function_metric(door, "Errors"), "an invocation failed")
-            self._alarm(f"{door}-throttles", self._function_metric(door, "Throttles"), "no concurrency was left")
             self._alarm(
                 f"{door}-release-stale",
                 self._own_metric(door, Metric.RELEASE_STALE),

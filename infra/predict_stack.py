@@ -1,4 +1,4 @@
-"""The HTTPS door: API Gateway's HTTP API in front of the predict function."""
+"""The HTTPS door: API Gateway's HTTP API in front of the predict function, and of api for all that is no scoring."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from aws_cdk import aws_apigatewayv2_integrations as integrations
 from aws_cdk import aws_ssm as ssm
 
 from infra.function import StageFunction
-from infra.grants import accept
+from infra.grants import Grant, accept
 from infra.stage_stack import StageStack
-from threefold.names import EXPOSED_HEADERS, OPEN_ROUTES, PREDICT_ROUTES, Door, Output
+from threefold.names import API_ROUTES, EXPOSED_HEADERS, OPEN_ROUTES, PREDICT_ROUTES, Door, Output
 from threefold.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from constructs import Construct
 
     from infra.context import DeploymentContext
@@ -47,12 +49,12 @@ _REQUEST_HEADERS: Final = (
 
 
 class PredictStack(StageStack):
-    """The predict function and its routes."""
+    """The predict and api functions and their routes."""
 
     def __init__(self, scope: Construct, context: DeploymentContext) -> None:
-        """Make the function, the API and its stage."""
+        """Make the functions, the API and its stage."""
         super().__init__(scope, Door.PREDICT, context, "predictions over HTTPS")
-        door = StageFunction(
+        predict = StageFunction(
             self,
             settings=Settings(
                 door=Door.PREDICT,
@@ -67,6 +69,7 @@ class PredictStack(StageStack):
             reserved_concurrency=context.predict_reserved_concurrency,
             grants=self.registry_read(),
         )
+        operations = self._operations(predict)
         api = apigateway.HttpApi(
             self,
             "Api",
@@ -80,7 +83,9 @@ class PredictStack(StageStack):
                 max_age=Duration.hours(1),
             ),
         )
-        self._add_routes(api, door)
+        authorizer = self._authorizer()
+        self._add_routes(api, "Predict", predict, PREDICT_ROUTES, authorizer)
+        self._add_routes(api, "Operations", operations, API_ROUTES, authorizer)
         stage = apigateway.HttpStage(
             self,
             "Stage",
@@ -105,18 +110,76 @@ class PredictStack(StageStack):
             format=json.dumps(ACCESS_LOG),
         )
 
-    def _add_routes(self, api: apigateway.HttpApi, door: StageFunction) -> None:
+    def _operations(self, predict: StageFunction) -> StageFunction:
+        """The api function: it needs what scoring must not have, and scoring keeps its quick start."""
+        context = self.context
+        return StageFunction(
+            self,
+            settings=Settings(
+                door=Door.API,
+                stage=context.stage,
+                auth=context.auth,
+                scope_template=context.scope_template,
+                operate_scope_template=context.operate_scope_template,
+                model_bucket=self.bucket("models"),
+                inbox_bucket=self.bucket("inbox"),
+                results_bucket=self.bucket("results"),
+                predictions_table=self.name("predictions"),
+                jobs_table=self.name("jobs"),
+                state_machine_arn=self.state_machine_arn,
+                refresh_seconds=context.refresh_seconds,
+                ttl_days=context.ttl_days,
+                pending_minutes=context.pending_minutes,
+            ),
+            timeout_seconds=TIMEOUT_SECONDS,
+            memory_megabytes=context.api_memory,
+            reserved_concurrency=0,
+            grants=[
+                *self.registry_read(),
+                # A presigned form uploads as the function that signed it.
+                Grant(["s3:PutObject"], [self.bucket_arn("inbox", "*")], wildcard="models and uploaders name the keys"),
+                # An upload's job is known by the version of its object.
+                Grant(["s3:ListBucketVersions"], [self.bucket_arn("inbox")]),
+                Grant(
+                    ["s3:GetObject", "s3:PutObject", "s3:PutObjectTagging"],
+                    [self.bucket_arn("results", "*")],
+                    wildcard="models and jobs name the results",
+                ),
+                # Without it S3 says 403 of a key that is not there.
+                Grant(["s3:ListBucket"], [self.bucket_arn("results")]),
+                Grant(
+                    ["dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Query", "dynamodb:UpdateItem"],
+                    [self.table_arn("jobs")],
+                ),
+                Grant(["dynamodb:Query"], [self.table_arn("predictions")]),
+                Grant(["states:StartExecution"], [self.state_machine_arn]),
+                Grant(
+                    ["states:StopExecution"],
+                    [self.arn("states", f"execution:{self.name('batch')}:*")],
+                    wildcard="jobs name the executions",
+                ),
+            ],
+            beside=predict,
+        )
+
+    def _add_routes(
+        self,
+        api: apigateway.HttpApi,
+        construct_id: str,
+        function: StageFunction,
+        routes: Iterable[tuple[str, str]],
+        authorizer: apigateway.IHttpRouteAuthorizer | None,
+    ) -> None:
         integration = integrations.HttpLambdaIntegration(
-            "Predict",
-            door.alias,
+            construct_id,
+            function.alias,
             payload_format_version=apigateway.PayloadFormatVersion.VERSION_2_0,
             # One permission for the API, not one a route.
             scope_permission_to_route=False,
         )
-        authorizer = self._authorizer()
-        for method, path in PREDICT_ROUTES:
+        for method, path in routes:
             is_open = path in OPEN_ROUTES or authorizer is None
-            routes = api.add_routes(
+            added = api.add_routes(
                 path=path,
                 methods=[apigateway.HttpMethod(method)],
                 integration=integration,
@@ -129,7 +192,7 @@ class PredictStack(StageStack):
                     else "auth=none is for the embedded AWS: the stack is pinned to its account, and the function "
                     "refuses to serve anywhere else"
                 )
-                for route in routes:
+                for route in added:
                     accept(route, reason, "AwsSolutions-APIG4")
 
     def _authorizer(self) -> apigateway.IHttpRouteAuthorizer | None:

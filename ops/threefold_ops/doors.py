@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import socket
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from email.header import Header
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.auth import SigV4Auth
@@ -15,22 +18,29 @@ from botocore.awsrequest import AWSRequest
 from botocore.exceptions import ClientError
 from botocore.httpsession import URLLib3Session
 
-from threefold.jobs import JobTable, Upload
-from threefold.names import UPLOAD_SUFFIXES
+from threefold.chunks import Counts
+from threefold.jobs import ENDED, JobState, JobTable, Upload
+from threefold.names import PENDING_PREFIX, UPLOAD_SUFFIXES
+from threefold.tables.options import Options
+from threefold_ops import transfer
 from threefold_ops.errors import OperatorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from threefold.items import Values
     from threefold_ops.system import System
     from threefold_ops.target import Target
 
 # Planning starts at once, and a large file's takes minutes; the job is there before it.
 BEGIN_SECONDS: Final = 120.0
-FINAL_STATES: Final = frozenset({"complete", "failed", "cancelled", "incomplete"})
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html: names and values together.
+METADATA_BYTES: Final = 2048
+NO_OPTIONS: Final[Mapping[str, str]] = MappingProxyType({})
 _MESSAGES_PER_CALL: Final = 10
 _POLL_SECONDS: Final = 0.3
+_SLOW_POLL_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,59 +99,119 @@ class Inbox:
     def __init__(self, system: System, target: Target) -> None:
         """Make a client of a system's inbox, results and jobs."""
         self._system = system
+        self._target = target
         self._s3 = target.client("s3")
         self._jobs = JobTable(target.client("dynamodb"), system.jobs_table, ttl_days=0)
 
-    def upload(self, model: str, path: Path) -> str:
+    def upload(
+        self,
+        model: str,
+        path: Path,
+        options: Mapping[str, str] = NO_OPTIONS,
+        *,
+        moved: Callable[[int], None] = lambda _count: None,
+    ) -> str:
         """Put a CSV into the inbox; its job's id.
 
+        Args:
+            model: whose job it becomes.
+            path: the file, of any size.
+            options: how it is to be read and scored, as `Options` has them.
+            moved: told of bytes as they are sent, from several threads.
+
         Raises:
-            OperatorError: a name that S3 tells the batch door nothing of.
+            OperatorError: a name that S3 tells the batch door nothing of, or an upload that failed.
+            InvalidTable: wrong options.
         """
         if not path.name.endswith(UPLOAD_SUFFIXES):
-            message = (
+            raise OperatorError(
                 f"{path.name}: want a name that ends in one of {', '.join(UPLOAD_SUFFIXES)}; the inbox notices no other"
             )
-            raise OperatorError(message)
-        key = f"{model}/{path.name}"
-        with path.open("rb") as file:
-            done = self._s3.put_object(Bucket=self._system.inbox_bucket, Key=key, Body=file)
-        return Upload(self._system.inbox_bucket, key, done["VersionId"], 0, 0, "").job
+        if not model or "/" in model or f"{model}/" == PENDING_PREFIX:
+            raise OperatorError(f"model: want the name of one, got {model!r}")
+        for name, value in options.items():
+            if not value.isprintable() and value != "\t":
+                raise OperatorError(f"option '{name}': want one line of text, got {value!r:.60}")
+        metadata = {name: _metadata(value) for name, value in options.items()}
+        Options.read(metadata, None)
+        size_bytes = sum(len(name) + len(value) for name, value in metadata.items())
+        if size_bytes > METADATA_BYTES:
+            raise OperatorError(f"options: want at most {METADATA_BYTES} bytes, which S3 keeps, got {size_bytes}")
+        bucket, key = self._system.inbox_bucket, f"{model}/{path.name}"
+        version = transfer.upload(self._target.client("s3"), path, bucket, key, metadata=metadata, moved=moved)
+        return Upload(bucket, key, version, 0, 0, "").job
 
-    def job(self, identifier: str) -> dict[str, Any] | None:
+    def job(self, identifier: str) -> Values | None:
         """A job as it stands; None while the upload was not noticed yet."""
         return self._jobs.find(identifier)
 
-    def follow(
-        self, identifier: str, *, timeout_seconds: float, beat: Callable[[dict[str, Any]], None]
-    ) -> dict[str, Any]:
+    def counts(self, job: Values) -> Counts:
+        """How many rows of a job ended how, up to now.
+
+        Args:
+            job: its item, as `job` gives it.
+        """
+        if job["state"] in {JobState.COMPLETE, JobState.INCOMPLETE}:
+            counts = Counts.of({"attempt": 1, **job})
+            assert counts is not None
+            return replace(counts, rows=counts.predicted + counts.abstained + counts.held + counts.rejected)
+        if "chunks" not in job:
+            return Counts()
+        tried = self._jobs.chunks.of(job["job"]).values()
+        return sum((counts for item in tried if (counts := Counts.of(item)) is not None), start=Counts())
+
+    def follow(self, identifier: str, *, timeout_seconds: float | None, beat: Callable[[Values], None]) -> Values:
         """Wait until a job has ended.
+
+        Args:
+            identifier: the job's id.
+            timeout_seconds: how long; None waits as long as it takes.
+            beat: told of the job whenever it was looked at.
 
         Raises:
             OperatorError: it has not, in that time.
         """
         started = time.monotonic()
-        deadline = started + timeout_seconds
-        found: dict[str, Any] | None = None
-        while time.monotonic() < (deadline if found else min(deadline, started + BEGIN_SECONDS)):
+        deadline = math.inf if timeout_seconds is None else started + timeout_seconds
+        found: Values | None = None
+        while (now := time.monotonic()) < (deadline if found else min(deadline, started + BEGIN_SECONDS)):
             found = self.job(identifier)
             if found is not None:
                 beat(found)
-                if found["state"] in FINAL_STATES:
+                if found["state"] in ENDED:
                     return found
-            time.sleep(_POLL_SECONDS)
-        state = "not begun" if found is None else found["state"]
+            # Whoever waits for hours does not mind seconds.
+            time.sleep(min(_SLOW_POLL_SECONDS, _POLL_SECONDS + (now - started) / 100))
         waited = time.monotonic() - started
-        message = (
-            f"job {identifier}: want it to end within {timeout_seconds:.0f} s, got it {state} after {waited:.0f} s"
-        )
-        raise OperatorError(message)
+        wanted = "noticed" if found is None else "ended"
+        state = "nothing of it" if found is None else f"it {found['state']}"
+        raise OperatorError(f"job {identifier}: want it {wanted} by now, got {state} after {waited:.0f} s")
 
     def result(self, model: str, identifier: str, name: str = "predictions.csv") -> bytes:
-        """One of a job's result files."""
+        """One of a job's result files, which must be small: all of it."""
         response = self._s3.get_object(Bucket=self._system.results_bucket, Key=f"{model}/{identifier}/{name}")
         content: bytes = response["Body"].read()
         return content
+
+    def download(self, key: str, path: Path, *, moved: Callable[[int], None] = lambda _count: None) -> None:
+        """Write one of a job's result files, of any size, to disk; packed, if the name ends in `.gz`.
+
+        Args:
+            key: as the job's item says it.
+            path: where to.
+            moved: told of bytes as they come, from several threads.
+
+        Raises:
+            OperatorError: there is no such file any more, or it cannot be written.
+        """
+        transfer.download(self._s3, self._system.results_bucket, key, path, moved=moved)
+
+
+def _metadata(text: str) -> str:
+    """An option as an object's metadata carry it, which are headers of HTTP: ASCII, and no tab at their ends."""
+    if text == "\t":
+        return "tab"
+    return text if text.isascii() else Header(text, "utf-8").encode(linesep="", maxlinelen=0)
 
 
 class Queues:

@@ -30,7 +30,8 @@ LAMBDA_PYTHON: Final = "3.13"
 _PLATFORMS: Final = {"x86_64": "x86_64-manylinux_2_28", "arm64": "aarch64-manylinux_2_28"}
 # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: code and layers, unzipped, at most 250 MB.
 _BOTOCORE_SERVICES: Final = frozenset({"dynamodb", "s3", "sqs", "stepfunctions", "sts", "events", "sns"})
-# What no function imports, measured in megabytes: tools to make and convert models, tests, headers, stubs.
+# What no function imports, measured in megabytes: tools to make and convert models, tests, headers, stubs, parts of
+# numpy that nothing here computes with, a web page, pydantic's former version.
 _UNUSED: Final = (
     "onnxruntime/transformers",
     "onnxruntime/quantization",
@@ -43,8 +44,13 @@ _UNUSED: Final = (
     "numpy/f2py",
     "numpy/_core/include",
     "numpy/_core/lib",
-    "numpy/random/lib",
+    "numpy/fft",
+    "numpy/polynomial",
+    "numpy/random",
     "numpy/testing",
+    "aws_lambda_powertools/event_handler/openapi/swagger_ui",
+    "packaging",
+    "pydantic/v1",
 )
 _UNUSED_PATTERNS: Final = (
     "**/tests",
@@ -53,6 +59,7 @@ _UNUSED_PATTERNS: Final = (
     "**/*.h",
     "protobuf-*.dist-info",
     "flatbuffers-*.dist-info",
+    "packaging-*.dist-info",
 )
 CODE: Final = ROOT / "layers" / "model" / "python" / "threefold"
 

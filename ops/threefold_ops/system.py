@@ -63,6 +63,8 @@ class System:
     requests_queue_url: str
     predictions_queue_url: str
     dead_letter_queue_url: str
+    lost_uploads_queue_url: str
+    state_machine_arn: str
     predictions_table: str
     jobs_table: str
     models: list[dict[str, Any]] = field(default_factory=list)
@@ -274,6 +276,8 @@ def _system(target: Target, stage: str, outputs: Outputs) -> System:
             "requests_queue_url": flat[Output.REQUESTS_QUEUE_URL],
             "predictions_queue_url": flat[Output.PREDICTIONS_QUEUE_URL],
             "dead_letter_queue_url": flat[Output.DEAD_LETTER_QUEUE_URL],
+            "lost_uploads_queue_url": flat[Output.LOST_UPLOADS_QUEUE_URL],
+            "state_machine_arn": flat[Output.STATE_MACHINE_ARN],
             "predictions_table": flat[Output.PREDICTIONS_TABLE],
             "jobs_table": flat[Output.JOBS_TABLE],
         }

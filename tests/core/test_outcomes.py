@@ -17,7 +17,18 @@ from moto import mock_aws
 
 from threefold import strict_json
 from threefold.errors import StorageUnavailable
-from threefold.outcomes import OutcomeTable, Place, from_attribute, milliseconds, to_attribute
+from threefold.outcomes import (
+    MAXIMUM_ITEM_BYTES,
+    OutcomeTable,
+    Place,
+    from_attribute,
+    item_bytes,
+    lighten,
+    milliseconds,
+    to_attribute,
+    whole,
+)
+from threefold.pacing import Pacer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -234,3 +245,79 @@ def test_places_sort_by_time() -> None:
 )
 def test_a_time_is_milliseconds(at: str, expected: int) -> None:
     assert milliseconds(at) == expected
+
+
+def test_writes_keep_the_pace_by_the_kilobyte(client: DynamoDBClient) -> None:
+    now, slept = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    paced = OutcomeTable(client, TABLE, ttl_days=30, threads=1, pacer=Pacer(100, clock=lambda: now[0], sleep=sleep))
+    assert paced.write([item(paced, f"m-{i}") for i in range(100)], deadline=1e9) == []
+    # Four calls of 25 items; each waits for the one before it.
+    assert slept == pytest.approx([0.25] * 3)
+    slept.clear()
+    large = [item(paced, f"l-{i}", "x" * 4050) for i in range(50)]
+    assert 4 * 1024 < item_bytes(large[0]) < 5 * 1024
+    assert paced.write(large, deadline=1e9) == []
+    assert slept == pytest.approx([0.25, 1.25])
+
+
+def test_what_the_pace_leaves_no_time_for_is_named(client: DynamoDBClient) -> None:
+    paced = OutcomeTable(client, TABLE, ttl_days=30, threads=1, pacer=Pacer(1, clock=lambda: 0.0, sleep=lambda _: None))
+    items = [item(paced, f"m-{i}") for i in range(60)]
+    left = paced.write(items, deadline=30)
+    assert left == [(one["pk"]["S"], one["sk"]["S"]) for one in items[50:]]
+    assert client.scan(TableName=TABLE)["Count"] == 50
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.floats(width=32),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_an_items_size_is_no_smaller_than_its_text(document: object) -> None:
+    typed = {"value": to_attribute(document)}
+    assert item_bytes(typed) >= sum(len(str(leaf).encode()) for leaf in _leaves(typed["value"]))
+
+
+def _leaves(attribute: dict[str, Any]) -> Iterator[str]:
+    ((kind, value),) = attribute.items()
+    if kind in {"S", "N"}:
+        yield value
+    elif kind in {"L", "M"}:
+        for part in value.values() if kind == "M" else value:
+            yield from _leaves(part)
+
+
+def test_an_outcome_too_large_for_an_item_leaves_its_provenance_and_a_pointer(table: OutcomeTable) -> None:
+    data = np.arange(200_000, dtype=np.float32)
+    prediction = {
+        "id": "job-7",
+        "status": "predicted",
+        "digest": "0" * 64,
+        "key": "k" * 20_000,
+        "tensors": [{"name": "y", "datatype": "FP32", "shape": [200_000], "data": data}],
+    }
+    heavy = table.item(place("large"), prediction, now_ms=NOW_MS)
+    assert item_bytes(heavy) > MAXIMUM_ITEM_BYTES
+    assert lighten(heavy, "wine/job/large/7.json") == ["tensors"]
+    assert item_bytes(heavy) < MAXIMUM_ITEM_BYTES
+    assert table.write([heavy], deadline=soon()) == []
+    (found,) = table.find([place("large")]).values()
+    assert found == {
+        "id": "job-7",
+        "status": "predicted",
+        "digest": "0" * 64,
+        "key": "k" * 20_000,
+        "pointer": "wine/job/large/7.json",
+    }
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket="results", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    s3.put_object(Bucket="results", Key="wine/job/large/7.json", Body=strict_json.dumps(prediction))
+    resolved = whole(found, s3, "results")
+    assert resolved == {**prediction, "tensors": [{**prediction["tensors"][0], "data": data.tolist()}]}  # type: ignore[index, dict-item]
+    assert whole(resolved, s3, "results") == resolved

@@ -11,11 +11,14 @@ import uuid
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
+from openapi_schema_validator import OAS31Validator, oas31_format_checker
 
+from threefold import openapi
 from threefold.outcomes import from_attribute
 from threefold.registry import Registry, open_store
 from threefold.release import Release, Version
@@ -312,3 +315,73 @@ class Stream:
 @pytest.fixture
 def make_stream(load: Callable[..., ModuleType]) -> Callable[..., Stream]:
     return lambda bucket, **environment: Stream(load, bucket, **environment)
+
+
+class Api:
+    """The api function with buckets and tables of its own, and each of its answers held against its own document."""
+
+    def __init__(self, load: Callable[..., ModuleType], bucket: str, **environment: str) -> None:
+        self.s3, self.dynamodb = boto3.client("s3"), boto3.client("dynamodb")
+        self.inbox, self.results = create_bucket(), create_bucket()
+        self.jobs_table, self.table = (f"{part}-{uuid.uuid4().hex}" for part in ("jobs", "predictions"))
+        for name in (self.jobs_table, self.table):
+            self.dynamodb.create_table(
+                TableName=name,
+                BillingMode="PAY_PER_REQUEST",
+                AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in ("pk", "sk")],
+                KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+            )
+        steps = boto3.client("stepfunctions")
+        definition = json.dumps({"StartAt": "Wait", "States": {"Wait": {"Type": "Wait", "Seconds": 60, "End": True}}})
+        role = "arn:aws:iam::123456789012:role/batch"
+        made = steps.create_state_machine(name=f"batch-{uuid.uuid4().hex}", definition=definition, roleArn=role)
+        self.steps, self.machine = steps, made["stateMachineArn"]
+        self.module = load(
+            "api",
+            **{
+                "THREEFOLD_MODEL_BUCKET": bucket,
+                "THREEFOLD_INBOX_BUCKET": self.inbox,
+                "THREEFOLD_RESULTS_BUCKET": self.results,
+                "THREEFOLD_JOBS_TABLE": self.jobs_table,
+                "THREEFOLD_PREDICTIONS_TABLE": self.table,
+                "THREEFOLD_STATE_MACHINE_ARN": self.machine,
+                **environment,
+            },
+        )
+
+    def raw(self, route: str, body: object = None, *, query: dict[str, str] | None = None, **fields: Any) -> Any:
+        """One call; its body is strict JSON and has no traceback in it, and is of the form that is documented."""
+        event = http_event(route, body, **fields)
+        if query:
+            event["queryStringParameters"] = query
+            event["rawQueryString"] = urlencode(query)
+        response: dict[str, Any] = self.module.handler(event, CONTEXT)
+        assert response["isBase64Encoded"] is False
+        assert response["headers"]["content-type"] == "application/json"
+        document = json.loads(response["body"], parse_constant=pytest.fail)
+        assert "Traceback" not in response["body"]
+        problems = self._misfits(route, response["statusCode"], document)
+        assert not problems, f"{route}: {problems}"
+        return response
+
+    def __call__(self, route: str, body: object = None, **fields: Any) -> tuple[int, dict[str, Any]]:
+        response = self.raw(route, body, **fields)
+        return response["statusCode"], json.loads(response["body"])
+
+    def document(self) -> dict[str, Any]:
+        """What the function says of all its routes, with no model in it."""
+        return json.loads(json.dumps(openapi.complete(self.module._own_document(), [], "none")))
+
+    def _misfits(self, route: str, status: int, body: object) -> list[str]:
+        document = self.document()
+        method, _, path = route.partition(" ")
+        answers = document["paths"].get(path, {}).get(method.lower(), {}).get("responses", {})
+        answer = answers.get(str(status), document["paths"]["/openapi.json"]["get"]["responses"]["default"])
+        schema = answer["content"]["application/json"]["schema"] | {"components": document["components"]}
+        validator = OAS31Validator(schema, format_checker=oas31_format_checker)
+        return [error.message for error in validator.iter_errors(body)]
+
+
+@pytest.fixture
+def make_api(load: Callable[..., ModuleType]) -> Callable[..., Api]:
+    return lambda bucket, **environment: Api(load, bucket, **environment)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import itertools
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote_plus
-from urllib.request import Request, urlopen
 
 import boto3
 import pytest
@@ -20,165 +16,28 @@ from botocore.exceptions import ReadTimeoutError
 from botocore.response import StreamingBody
 
 from functions import batch
+from tests.functions.batch_world import (
+    FEATURES,
+    SETTINGS,
+    TEN,
+    chunks_of,
+    open_world,  # noqa: F401 - a fixture
+    small_package,  # noqa: F401 - a fixture
+)
+from threefold.chunks import Counts
 from threefold.errors import Malformed, NotServable, StorageUnavailable
-from threefold.jobs import JobState
-from threefold.outcomes import OutcomeTable, from_attribute
+from threefold.jobs import JobState, Upload
+from threefold.outcomes import OutcomeTable
 from threefold.package import Output
-from threefold.registry import Registry, open_store
-from threefold.release import Challenger, Release, Version
-from threefold.settings import Settings
+from threefold.release import Challenger, Version
 from threefold.signature import Feature
 from threefold.tables import objects
+from threefold.tables.worker import ChunkWorker
 from threefold_ops.registry.publish import publish
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from tests.functions.batch_world import World
     from threefold.package import Package
-
-SETTINGS: Final = Settings(
-    door="batch",
-    model_bucket="models",
-    results_bucket="results",
-    predictions_table="predictions",
-    jobs_table="jobs",
-    state_machine_arn="arn:aws:states:eu-central-1:123456789012:stateMachine:batch",
-    refresh_seconds=0.0,
-)
-FEATURES: Final = (
-    Feature(name="a", type="float32", max=1000),
-    Feature(name="b", type="float32", missing=0.5),
-)
-CONTEXT: Final = SimpleNamespace(get_remaining_time_in_millis=lambda: 600_000)
-
-
-@dataclass
-class World:
-    """The account, and what Step Functions would do in it."""
-
-    registry: Registry
-    s3: Any
-    dynamodb: Any
-    steps: Any
-
-    def upload(self, body: bytes | str, key: str = "small/rows.csv", **changes: Any) -> dict[str, Any]:
-        """Put an object and return the event that S3 sends of it."""
-        content = body.encode() if isinstance(body, str) else body
-        version = self.s3.put_object(Bucket="inbox", Key=key, Body=content)["VersionId"]
-        entry = {"key": quote_plus(key, safe="/"), "size": len(content), "versionId": version, "sequencer": "0055"}
-        record = {
-            "eventSource": "aws:s3",
-            "eventName": "ObjectCreated:Put",
-            "eventTime": "2026-01-02T03:04:05.678Z",
-            "s3": {"bucket": {"name": "inbox"}, "object": {**entry, **changes}},
-        }
-        return {"Records": [record]}
-
-    def plan(self, body: bytes | str, key: str = "small/rows.csv") -> str:
-        event = self.upload(body, key)
-        assert self.send(event) == {}
-        return batch.Upload.from_event(event["Records"][0]).job
-
-    def send(self, event: dict[str, Any]) -> Any:
-        return batch.handler(event, CONTEXT)
-
-    def start(self, job: str) -> dict[str, Any]:
-        """The input of the job's execution."""
-        arn = SETTINGS.state_machine_arn.replace("stateMachine", "execution") + f":{job}"
-        return json.loads(self.steps.describe_execution(executionArn=arn)["input"])
-
-    def chunk_events(self, job: str) -> list[dict[str, Any]]:
-        start = self.start(job)
-        manifest = self.s3.get_object(Bucket=start["manifest_bucket"], Key=start["manifest_key"])
-        common = {"action": "chunk", "job": start["job"], "model": start["model"]}
-        return [{**common, "chunk": chunk} for chunk in json.loads(manifest["Body"].read())]
-
-    def run(self, job: str) -> dict[str, Any]:
-        """What the state machine does; returns the job's item."""
-        for event in self.chunk_events(job):
-            assert self.send(event) == {}
-        assert self.send({"action": "finish", "job": job, "model": self.start(job)["model"]}) == {}
-        return self.job(job)
-
-    def score(self, body: bytes | str, key: str = "small/rows.csv") -> dict[str, Any]:
-        return self.run(self.plan(body, key))
-
-    def job(self, job: str) -> dict[str, Any]:
-        key = {"pk": {"S": f"job#{job}"}, "sk": {"S": "job"}}
-        item = self.dynamodb.get_item(TableName="jobs", Key=key)["Item"]
-        return {name: from_attribute(value) for name, value in item.items()}
-
-    def text(self, item: dict[str, Any], which: str = "predictions") -> bytes:
-        return bytes(self.s3.get_object(Bucket="results", Key=item[f"{which}_key"])["Body"].read())
-
-    def rows(self, item: dict[str, Any], which: str = "predictions", delimiter: str = ",") -> list[dict[str, str]]:
-        text = self.text(item, which).decode()
-        return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
-
-    def items(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """The predictions table."""
-        found = self.dynamodb.get_paginator("scan").paginate(TableName="predictions")
-        items = [{k: from_attribute(v) for k, v in item.items()} for page in found for item in page["Items"]]
-        return {(item["pk"], item["sk"]): item for item in items}
-
-    def release(self, package: Package, **changes: Any) -> str:
-        self.registry.packages.publish(package)
-        name = package.manifest.name
-        current = self.registry.current(name)
-        release = Release(model=name, champion=Version(package.digest, package.manifest.version), **changes)
-        self.registry.write_release(release, replaces=current and current[1])
-        return self.registry.release(name).id
-
-
-@pytest.fixture
-def world(aws: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Package) -> Iterator[World]:
-    for name, value in SETTINGS.to_env().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    for cached in (batch._settings, batch._telemetry, batch._predictor, batch._s3, batch._steps, batch._tables):
-        cached.cache_clear()
-    s3, dynamodb, steps = (boto3.client(name) for name in ("s3", "dynamodb", "stepfunctions"))
-    for bucket in ("models", "inbox", "results"):
-        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": s3.meta.region_name})
-    for bucket in ("models", "inbox"):
-        s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
-    for table in ("predictions", "jobs"):
-        dynamodb.create_table(
-            TableName=table,
-            BillingMode="PAY_PER_REQUEST",
-            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
-            AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
-        )
-    definition = json.dumps({"StartAt": "Done", "States": {"Done": {"Type": "Succeed"}}})
-    role = "arn:aws:iam::123456789012:role/states"
-    steps.create_state_machine(name="batch", definition=definition, roleArn=role)
-    registry = Registry(open_store("models", Settings.from_env()), cache=tmp_path / "packages", refresh_seconds=0.0)
-    world = World(registry, s3, dynamodb, steps)
-    world.release(small)
-    yield world
-    for client in (s3, dynamodb, steps):
-        client.close()
-    with urlopen(Request(f"{aws}/moto-api/reset", method="POST")):
-        pass
-
-
-@pytest.fixture(scope="session")
-def small(make_package: Any, graphs: Any) -> Package:
-    """value = a + 10 b."""
-    return make_package(
-        graphs.linear([1.0, 10.0]),
-        features=FEATURES,
-        output=Output(kind="regression", value="value"),
-        key="id",
-    )
-
-
-def chunks_of(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setenv("THREEFOLD_CHUNK_BYTES", str(size))
-    batch._settings.cache_clear()
-
-
-TEN = "id,note,a,b\n" + "".join(f'k{i},"note, {i}",{i},1\n' for i in range(10))
 
 
 def test_a_job_from_upload_to_results(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +149,7 @@ def test_an_inbox_without_versions_is_refused(world: World) -> None:
     event = world.upload("a,b\n1,2\n")
     del event["Records"][0]["s3"]["object"]["versionId"]
     world.send(event)
-    item = world.job(batch.Upload.from_event(event["Records"][0]).job)
+    item = world.job(Upload.from_event(event["Records"][0]).job)
     assert (item["state"], item["reason"]) == (
         "failed",
         "bucket inbox: want one that keeps versions, got an upload without one",
@@ -299,7 +158,7 @@ def test_an_inbox_without_versions_is_refused(world: World) -> None:
 
 def test_an_upload_deleted_meanwhile_fails(world: World) -> None:
     event = world.upload("a,b\n1,2\n")
-    upload = batch.Upload.from_event(event["Records"][0])
+    upload = Upload.from_event(event["Records"][0])
     world.s3.delete_object(Bucket="inbox", Key=upload.key, VersionId=upload.version)
     world.send(event)
     assert "it was deleted" in world.job(upload.job)["reason"]
@@ -337,7 +196,7 @@ def test_gzip_is_recut_into_plain_chunks(world: World, monkeypatch: pytest.Monke
 def test_a_duplicate_event_is_the_same_job(world: World) -> None:
     event = world.upload(TEN)
     world.send(event)
-    job = batch.Upload.from_event(event["Records"][0]).job
+    job = Upload.from_event(event["Records"][0]).job
     running = world.job(job)
     world.send(event)
     assert world.job(job) == running
@@ -350,7 +209,7 @@ def test_a_duplicate_event_is_the_same_job(world: World) -> None:
 def test_a_duplicate_event_of_a_refused_upload_changes_nothing(world: World) -> None:
     event = world.upload(TEN, "nobody/rows.csv")
     world.send(event)
-    job = batch.Upload.from_event(event["Records"][0]).job
+    job = Upload.from_event(event["Records"][0]).job
     refused = world.job(job)
     assert world.send(event) == {}
     assert world.job(job) == refused
@@ -358,7 +217,7 @@ def test_a_duplicate_event_of_a_refused_upload_changes_nothing(world: World) -> 
 
 def test_a_job_that_was_started_already_is_not_started_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     event = world.upload(TEN)
-    job = batch.Upload.from_event(event["Records"][0]).job
+    job = Upload.from_event(event["Records"][0]).job
     with monkeypatch.context() as broken:
         broken.setattr(batch.JobTable, "move", lambda *_, **__: (_ for _ in ()).throw(StorageUnavailable("not now")))
         with pytest.raises(StorageUnavailable):
@@ -386,7 +245,7 @@ def test_a_plan_that_was_cut_short_is_made_again_the_same(
     output = Output(kind="regression", value="value")
     world.release(make_package(graphs.linear([5.0, 5.0]), features=FEATURES, output=output, version="2.0.0"))
     world.send(event)
-    item = world.run(batch.Upload.from_event(event["Records"][0]).job)
+    item = world.run(Upload.from_event(event["Records"][0]).job)
     assert (item["state"], item["chunks"], item["digest"]) == ("complete", 3, small.digest)
     assert {row["threefold_digest"] for row in world.rows(item)} == {small.digest}
 
@@ -395,7 +254,7 @@ def test_a_second_version_of_a_file_is_a_job_of_its_own_and_each_reads_its_own_v
     first, second = world.upload("a,b\n1,1\n"), world.upload("a,b\n2,1\n3,1\n")
     world.send(second)
     world.send(first)
-    jobs = [batch.Upload.from_event(event["Records"][0]).job for event in (first, second)]
+    jobs = [Upload.from_event(event["Records"][0]).job for event in (first, second)]
     values = [[row["threefold_value"] for row in world.rows(world.run(job))] for job in jobs]
     assert values == [["11.0"], ["12.0", "13.0"]]
 
@@ -475,10 +334,10 @@ def test_a_chunk_done_again_lands_on_the_same_items_files_and_counts(world: Worl
             key: {k: v for k, v in item.items() if k not in {"at", "expires"}} for key, item in world.items().items()
         }
         parts = [
-            world.s3.get_object(Bucket="results", Key=f"small/{job}/{folder}/00000.csv")["Body"].read()
+            world.s3.get_object(Bucket="results", Key=f"small/{job}/{folder}/00000-0000.csv")["Body"].read()
             for folder in ("parts", "rejects")
         ]
-        return stored, parts, batch._jobs().chunks(job)[0]
+        return stored, parts, batch._jobs().chunks.of(job)[0, 0]
 
     world.send(event)
     once = state()
@@ -498,16 +357,16 @@ def test_outcomes_that_cannot_be_written_in_time_are_tried_again(world: World, m
         )
         with pytest.raises(StorageUnavailable, match="want 2 outcomes written, got no time for 2"):
             world.send(event)
-    assert "attempt" not in batch._jobs().chunks(job)[0]
+    assert "attempt" not in batch._jobs().chunks.of(job)[0, 0]
     with pytest.raises(world.s3.exceptions.NoSuchKey):
-        world.s3.get_object(Bucket="results", Key=f"small/{job}/parts/00000.csv")
+        world.s3.get_object(Bucket="results", Key=f"small/{job}/parts/00000-0000.csv")
     assert world.run(job)["state"] == "complete"
 
 
 def test_a_job_says_of_a_fault_of_ours_only_its_kind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     job = world.plan("a,b\n1,1\n")
     (event,) = world.chunk_events(job)
-    monkeypatch.setattr(batch, "_store", lambda *_: {}["secret"])
+    monkeypatch.setattr(ChunkWorker, "store", lambda *_: {}["secret"])
     with pytest.raises(KeyError):
         world.send(event)
     world.send({"action": "fail", "job": job, "model": "small", "error": {"Error": "KeyError", "Cause": "'secret'"}})
@@ -542,8 +401,8 @@ def test_a_job_whose_counts_do_not_add_up_is_incomplete(world: World) -> None:
     job = world.plan(TEN)
     (event,) = world.chunk_events(job)
     world.send(event)
-    batch._jobs().count(job, 0, 9, replace(batch.Counts.of(batch._jobs().chunks(job)[0]), predicted=9))
-    world.send({"action": "finish", "job": job, "model": "small"})
+    batch._jobs().chunks.put(job, (0, 0), 9, {"predicted": 9, "attempt": 9}, spent={})
+    world.finish(job)
     assert (world.job(job)["state"], world.job(job)["missing"]) == ("incomplete", [0])
 
 
@@ -551,7 +410,7 @@ def test_a_job_whose_part_is_gone_is_incomplete(world: World) -> None:
     job = world.plan(TEN)
     (event,) = world.chunk_events(job)
     world.send(event)
-    world.s3.delete_object(Bucket="results", Key=f"small/{job}/parts/00000.csv")
+    world.s3.delete_object(Bucket="results", Key=f"small/{job}/parts/00000-0000.csv")
     world.send({"action": "finish", "job": job, "model": "small"})
     item = world.job(job)
     assert (item["state"], item["missing"]) == ("incomplete", [0])
@@ -562,7 +421,7 @@ def test_finishing_again_changes_nothing(world: World) -> None:
     item = world.score(TEN)
     text = world.text(item)
     # Parts may be cleared away when a job is done.
-    world.s3.delete_object(Bucket="results", Key=f"small/{item['job']}/parts/00000.csv")
+    world.s3.delete_object(Bucket="results", Key=f"small/{item['job']}/parts/00000-0000.csv")
     world.send({"action": "finish", "job": item["job"], "model": "small"})
     assert world.job(item["job"]) == item
     assert world.text(item) == text
@@ -601,8 +460,9 @@ def test_large_parts_are_copied_by_s3_and_small_ones_are_joined(world: World) ->
     client.meta.events.register(
         "provide-client-params.s3", lambda params, model, **_: calls.append((model.name, len(params.get("Body", b""))))
     )
-    found = objects.merge(client, "results", "m/j/parts/", "m/j/predictions.csv", b"head\n")
+    found = objects.sizes(client, "results", "m/j/parts/")
     assert list(found.values()) == sizes
+    objects.merge(client, "results", list(found.items()), "m/j/predictions.csv", b"head\n")
     assert client.get_object(Bucket="results", Key="m/j/predictions.csv")["Body"].read() == whole
     assert sum(name == "UploadPartCopy" for name, _ in calls) == 3
     assert max(size for name, size in calls if name == "UploadPart") <= objects.PART_BYTES
@@ -650,7 +510,7 @@ def test_one_upload_that_must_be_tried_again_does_not_keep_the_others(
     monkeypatch.setattr(batch, "_plan", flaky)
     with pytest.raises(NotServable):
         world.send({"Records": events})
-    states = [(found := batch._jobs().find(batch.Upload.from_event(event).job)) and found["state"] for event in events]
+    states = [(found := batch._jobs().find(Upload.from_event(event).job)) and found["state"] for event in events]
     assert states == [None, JobState.RUNNING, JobState.RUNNING]
 
 
@@ -672,18 +532,20 @@ def test_the_example_models_answer_as_their_training_library(world: World, model
 
 
 def test_an_earlier_attempt_that_ends_later_does_not_take_the_place_of_a_later_one(world: World) -> None:
-    jobs = batch._jobs()
-    first, second = jobs.claim("job", 7, 0), jobs.claim("job", 7, 0)
+    jobs = batch._jobs().chunks
+    first, second = jobs.claim("job", (7, 0), 0), jobs.claim("job", (7, 0), 0)
     assert first < second
-    assert jobs.count("job", 7, second, batch.Counts(2, 2))
-    assert not jobs.count("job", 7, first, batch.Counts(1, 1))
-    jobs.blame("job", 7, first, "late")
-    assert batch.Counts.of(jobs.chunks("job")[7]) == batch.Counts(2, 2)
-    assert "reason" not in jobs.chunks("job")[7]
+    assert jobs.put("job", (7, 0), second, {**asdict(Counts(2, 2)), "attempt": second}, spent={"worker_ms": 5})
+    assert not jobs.put("job", (7, 0), first, {**asdict(Counts(1, 1)), "attempt": first}, spent={"worker_ms": 7})
+    assert not jobs.put("job", (7, 0), first, {"reason": "late"}, spent={})
+    found = jobs.of("job")[7, 0]
+    assert Counts.of(found) == Counts(2, 2)
+    assert "reason" not in found
+    assert found["worker_ms"] == 5
 
 
 def test_a_job_is_pinned_by_whoever_is_first(world: World) -> None:
-    upload = batch.Upload("inbox", "small/a.csv", "v", 1, 2, "")
+    upload = Upload("inbox", "small/a.csv", "v", 1, 2, "")
     first = batch._jobs().begin(upload, 1000, digest="one")
     assert batch._jobs().begin(upload, 2000, digest="two")["digest"] == first["digest"] == "one"
     assert world.job(upload.job)["planned_at"] == "1970-01-01T00:00:01.000Z"
@@ -692,11 +554,8 @@ def test_a_job_is_pinned_by_whoever_is_first(world: World) -> None:
 def test_a_state_never_follows_one_that_it_may_not_follow(world: World) -> None:
     allowed = {
         ("planned", "running"),
-        *(
-            (before, after)
-            for before in ("planned", "running", "incomplete")
-            for after in ("complete", "incomplete", "failed")
-        ),
+        *((before, after) for before in ("planned", "running", "incomplete") for after in ("complete", "incomplete")),
+        *((before, "failed") for before in ("planned", "running")),
         *(("failed", after) for after in ("complete", "incomplete")),
         *((before, "cancelled") for before in ("planned", "running")),
     }
@@ -705,7 +564,7 @@ def test_a_state_never_follows_one_that_it_may_not_follow(world: World) -> None:
         for after in JobState:
             if after is JobState.PLANNED:
                 continue
-            upload = batch.Upload("inbox", f"small/{before}-{after}", "v", 0, 0, "")
+            upload = Upload("inbox", f"small/{before}-{after}", "v", 0, 0, "")
             jobs.begin(upload, 0, state=before.value)
             assert jobs.move(upload.job, after) == ((before, after) in allowed)
             moved = jobs.find(upload.job) or {}
@@ -754,7 +613,7 @@ RECORDED: Final = json.loads((EVENTS / "plan.json").read_text())["Records"][0]
 @pytest.mark.parametrize("case", sorted(path.stem for path in EVENTS.glob("*.json") if ".expected" not in path.name))
 def test_a_recorded_event_is_answered_as_expected(world: World, models: Path, case: str) -> None:
     publish(world.registry, models / "diabetes")
-    recorded = batch.Upload.from_event(RECORDED)
+    recorded = Upload.from_event(RECORDED)
     body = (models / "diabetes" / "held-out.csv").read_bytes()
     version = world.s3.put_object(Bucket="inbox", Key=recorded.key, Body=body)["VersionId"]
     actual = replace(recorded, bucket="inbox", version=version)
@@ -771,7 +630,7 @@ def test_a_recorded_event_is_answered_as_expected(world: World, models: Path, ca
             text = text.replace(theirs, ours)
         return json.loads(text)
 
-    before = {"chunk": ["plan"], "finish": ["plan", "chunk"], "fail": ["plan"]}
+    before = {"chunk": ["plan"], "finish": ["plan", "chunk"], "fail": ["plan"], "stopped": ["plan"]}
     for step in before.get(case, []):
         world.send(load(f"{step}.json"))
     want = load(f"{case}.expected.json")
@@ -782,5 +641,5 @@ def test_a_recorded_event_is_answered_as_expected(world: World, models: Path, ca
         assert world.start(actual.job) == want["execution"]
         assert [event["chunk"] for event in world.chunk_events(actual.job)] == want["manifest"]
     if "counts" in want:
-        counts = batch._jobs().chunks(actual.job)[0]
+        counts = batch._jobs().chunks.of(actual.job)[0, 0]
         assert {name: counts[name] for name in want["counts"]} == want["counts"]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    from tests.functions.conftest import Stream
+    from tests.functions.conftest import Api, Stream
 
 EVENTS: Final = Path(__file__).resolve().parents[2] / "events"
 ANY: Final = "*"
@@ -53,11 +53,22 @@ def differences(want: Any, got: Any, where: str = "") -> list[str]:
 class Replay:
     """How an event of each function is replayed, and its whole answer read."""
 
-    def __init__(self, bucket: str, load: Callable[..., ModuleType], make_stream: Callable[..., Stream]) -> None:
-        self.bucket, self.load, self.make_stream = bucket, load, make_stream
+    def __init__(
+        self,
+        bucket: str,
+        load: Callable[..., ModuleType],
+        make_stream: Callable[..., Stream],
+        make_api: Callable[..., Api],
+    ) -> None:
+        self.bucket, self.load, self.make_stream, self.make_api = bucket, load, make_stream, make_api
 
     def predict(self, event: dict[str, Any]) -> dict[str, Any]:
         response = self.load("predict", THREEFOLD_MODEL_BUCKET=self.bucket).handler(event, None)
+        return response | {"body": json.loads(response["body"])}
+
+    def api(self, event: dict[str, Any]) -> dict[str, Any]:
+        api = self.make_api(self.bucket)
+        response = api.module.handler(event, None)
         return response | {"body": json.loads(response["body"])}
 
     def stream(self, event: dict[str, Any]) -> dict[str, Any]:
@@ -76,6 +87,7 @@ class Replay:
 
 # A function's folder under events/, and what replays it: another function joins with a method above and a line here.
 REPLAYS: Final[dict[str, Callable[[Replay, dict[str, Any]], dict[str, Any]]]] = {
+    "api": Replay.api,
     "predict": Replay.predict,
     "stream": Replay.stream,
     "monitor": Replay.monitor,
@@ -94,13 +106,17 @@ def test_every_event_has_an_expectation_and_every_expectation_an_event() -> None
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.parent.name}/{case.stem}")
 def test_an_event_is_answered_as_expected(
-    case: Path, example_bucket: str, load: Callable[..., ModuleType], make_stream: Callable[..., Stream]
+    case: Path,
+    example_bucket: str,
+    load: Callable[..., ModuleType],
+    make_stream: Callable[..., Stream],
+    make_api: Callable[..., Api],
 ) -> None:
     want = json.loads(case.with_suffix(".expected.json").read_text())
     if "sent" in want:
         want["sent"].sort(key=lambda found: found["id"])
     replay = REPLAYS[case.parent.name]
-    got = replay(Replay(example_bucket, load, make_stream), json.loads(case.read_text()))
+    got = replay(Replay(example_bucket, load, make_stream, make_api), json.loads(case.read_text()))
     assert differences(want, got) == []
 
 

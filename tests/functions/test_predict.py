@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from obstore.store import S3Store
 
-from threefold.errors import NotServable
 from threefold.names import PREDICT_ROUTES
 from threefold.package import Output
 from threefold.release import Challenger, Version
@@ -612,13 +611,6 @@ def test_what_is_unforeseen_is_500_with_the_traceback_in_the_log_only(
     assert "ZeroDivisionError: a secret of the inside" in caplog.text
     assert "a caller's value" not in caplog.text
     assert metrics(capsys.readouterr().out)[0]["Errors"] == [1]
-
-
-def test_an_error_that_has_no_status_of_its_own_has_its_class_s(door: Door) -> None:
-    class Other(NotServable):
-        code = "other"
-
-    assert door.module._error(Other("want, got"))["statusCode"] == 503
 
 
 JSON = st.recursive(

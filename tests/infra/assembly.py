@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Resource = dict[str, Any]
 
+# The stack of a function that does not stand in one of its own name.
+HOMES = {"api": "predict", "monitor": "observability"}
+
 
 def text(value: Any) -> str:
     """A value of a template as one string, `${…}` for what only AWS knows."""
@@ -49,7 +52,7 @@ class Assembly:
         return {
             (logical if stack else f"{name}/{logical}"): resource
             for name, template in self.templates.items()
-            if stack in {None, name}
+            if stack is None or HOMES.get(stack, stack) == name
             for logical, resource in template["Resources"].items()
             if resource["Type"] == kind
         }
@@ -64,13 +67,31 @@ class Assembly:
         assert len(found) == 1, f"{len(found)} of {kind} in {stack} with {properties}"
         return found[0]
 
-    def statements(self, stack: str, service: str) -> Iterator[tuple[list[str], list[str], Resource]]:
-        """(actions, resources, statement) of all that a service's roles may do."""
-        for logical, role in self.resources("AWS::IAM::Role", stack).items():
+    def function(self, name: str) -> Resource:
+        """The properties of a function by the last word of its name."""
+        return self.resources("AWS::Lambda::Function", name)[self.function_id(name)]["Properties"]
+
+    def function_id(self, name: str) -> str:
+        """The logical id of a function by the last word of its name."""
+        found = self.resources("AWS::Lambda::Function", name).items()
+        return next(logical for logical, each in found if each["Properties"]["FunctionName"].rpartition("-")[2] == name)
+
+    def alias(self, name: str) -> tuple[str, Resource]:
+        """The logical id and the properties of the alias that a function is called by."""
+        function = {"Ref": self.function_id(name)}
+        found = self.resources("AWS::Lambda::Alias", name).items()
+        ((logical, alias),) = [pair for pair in found if pair[1]["Properties"]["FunctionName"] == function]
+        return logical, alias["Properties"]
+
+    def statements(self, name: str, service: str) -> Iterator[tuple[list[str], list[str], Resource]]:
+        """(actions, resources, statement) of all that a function's role may do, or another service's in its stack."""
+        for logical, role in self.resources("AWS::IAM::Role", name).items():
             if service not in json.dumps(role["Properties"]["AssumeRolePolicyDocument"]):
                 continue
+            if service.startswith("lambda.") and self.function(name)["Role"]["Fn::GetAtt"][0] != logical:
+                continue
             documents = [policy["PolicyDocument"] for policy in role["Properties"].get("Policies", [])]
-            for policy in self.resources("AWS::IAM::Policy", stack).values():
+            for policy in self.resources("AWS::IAM::Policy", name).values():
                 if {"Ref": logical} in policy["Properties"]["Roles"]:
                     documents += [policy["Properties"]["PolicyDocument"]]
             for document in documents:
@@ -82,11 +103,11 @@ class Assembly:
                         statement,
                     )
 
-    def grants(self, stack: str, service: str = "lambda.amazonaws.com") -> set[tuple[str, str]]:
-        """(action, resource) of all that a service's roles may do."""
+    def grants(self, name: str, service: str = "lambda.amazonaws.com") -> set[tuple[str, str]]:
+        """(action, resource) of all that a function's role may do, or another service's in its stack."""
         return {
             (action, resource)
-            for actions, resources, _ in self.statements(stack, service)
+            for actions, resources, _ in self.statements(name, service)
             for action in actions
             for resource in resources
         }

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.infra.assembly import text
+from threefold.jobs import JobState
 from threefold.names import RETRYABLE
 from threefold.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.infra.assembly import Assembly
 
 TRANSIENT = {
@@ -41,11 +44,53 @@ def test_an_uploaded_csv_calls_the_function_s_alias(iam: Assembly) -> None:
     assert suffixes == [{"Name": "suffix", "Value": ".csv"}, {"Name": "suffix", "Value": ".csv.gz"}]
 
 
-def test_the_inbox_alone_may_call_it_and_is_made_when_it_may(iam: Assembly) -> None:
-    (permission,) = iam.resources("AWS::Lambda::Permission", "batch")
-    properties = iam.only("AWS::Lambda::Permission", "batch")
-    assert text(properties["FunctionName"]) == alias(iam)
-    assert properties["Principal"] == "s3.amazonaws.com"
+def permissions(assembly: Assembly, principal: str) -> dict[str, dict[str, Any]]:
+    found = assembly.resources("AWS::Lambda::Permission", "batch").items()
+    return {name: each["Properties"] for name, each in found if each["Properties"]["Principal"] == principal}
+
+
+def test_the_inbox_and_its_own_rules_alone_may_call_it(iam: Assembly) -> None:
+    rules = iam.resources("AWS::Events::Rule", "batch")
+    called = [*permissions(iam, "s3.amazonaws.com").values(), *permissions(iam, "events.amazonaws.com").values()]
+    assert len(iam.resources("AWS::Lambda::Permission", "batch")) == len(called) == 3
+    assert {text(each["FunctionName"]) for each in called} == {alias(iam)}
+    sources = {text(each["SourceArn"]) for each in permissions(iam, "events.amazonaws.com").values()}
+    assert sources == {f"${{{rule}.Arn}}" for rule in rules}
+
+
+def rule(assembly: Assembly, name: str) -> dict[str, Any]:
+    return assembly.only("AWS::Events::Rule", "batch", Name=f"threefold-dev-{name}")
+
+
+def test_an_execution_that_did_not_end_by_its_own_steps_is_told_to_the_function(iam: Assembly) -> None:
+    found = rule(iam, "batch-stopped")
+    pattern = found["EventPattern"]
+    machine = "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:stateMachine:threefold-dev-batch"
+    assert pattern["source"] == ["aws.states"]
+    assert pattern["detail-type"] == ["Step Functions Execution Status Change"]
+    # To the letter: a map's own executions are those of another, `…/Chunks`.
+    assert [text(arn) for arn in pattern["detail"]["stateMachineArn"]] == [machine]
+    assert set(pattern["detail"]["status"]) == {"ABORTED", "FAILED", "TIMED_OUT"}
+    (target,) = found["Targets"]
+    assert text(target["Arn"]) == alias(iam)
+    assert "Input" not in target
+
+
+def test_pending_records_are_collected_as_often_as_the_context_says(
+    iam: Assembly, prod: Assembly, synthesize: Callable[..., Assembly]
+) -> None:
+    found = rule(iam, "batch-collect")
+    assert found["ScheduleExpression"] == "rate(1 hour)"
+    (target,) = found["Targets"]
+    assert (text(target["Arn"]), target["Input"]) == (alias(iam), '{"action":"collect"}')
+    often = prod.only("AWS::Events::Rule", "batch", Name="threefold-prod-batch-collect")
+    assert often["ScheduleExpression"] == "rate(5 minutes)"
+    never = synthesize(pendingMinutes="0").resources("AWS::Events::Rule", "batch").values()
+    assert [each["Properties"]["Name"] for each in never] == ["threefold-dev-batch-stopped"]
+
+
+def test_the_inbox_is_made_when_it_may_call(iam: Assembly) -> None:
+    ((permission, properties),) = permissions(iam, "s3.amazonaws.com").items()
     assert text(properties["SourceAccount"]) == "${AWS::AccountId}"
     (inbox,) = [
         bucket
@@ -75,14 +120,53 @@ def test_a_job_maps_the_manifest_s_chunks_then_finishes(iam: Assembly) -> None:
         "action": "chunk",
         "job.$": "$.job",
         "model.$": "$.model",
+        "execution.$": "$$.Execution.Name",
         "chunk.$": "$$.Map.Item.Value",
     }
     assert chunks["ResultPath"] is None
     assert not {"ItemBatcher", "ResultWriter", "ToleratedFailurePercentage", "ToleratedFailureCount"} & set(chunks)
     finish = machine["States"][chunks["Next"]]
-    assert finish["Parameters"] == {"action": "finish", "job.$": "$.job", "model.$": "$.model"}
-    assert finish["End"] is True
+    assert finish["Parameters"] == {
+        "action": "finish",
+        "job.$": "$.job",
+        "model.$": "$.model",
+        "execution.$": "$$.Execution.Name",
+    }
     assert iam.only("AWS::StepFunctions::StateMachine", "batch")["StateMachineType"] == "STANDARD"
+
+
+def test_a_job_that_is_not_whole_ends_as_a_failed_execution_and_keeps_its_own_state(iam: Assembly) -> None:
+    states = definition(iam)["States"]
+    whole = states[states["Finish"]["Next"]]
+    (choice,) = whole["Choices"]
+    assert {name: choice[name] for name in ("Variable", "StringEquals")} == {
+        "Variable": "$.state",
+        "StringEquals": JobState.INCOMPLETE.value,
+    }
+    assert states[choice["Next"]]["Type"] == "Fail"
+    assert states[whole["Default"]]["Type"] == "Succeed"
+
+
+def test_a_rest_goes_to_the_next_invocation_until_there_is_none(iam: Assembly) -> None:
+    machine = definition(iam)
+    loop = machine["States"][machine["StartAt"]]["ItemProcessor"]
+    score = loop["States"][loop["StartAt"]]
+    assert (score["Type"], score["ResultPath"]) == ("Task", "$.answer")
+    assert "Parameters" not in score
+    left = loop["States"][score["Next"]]
+    (choice,) = left["Choices"]
+    assert {name: choice[name] for name in ("Variable", "IsPresent")} == {
+        "Variable": "$.answer.rest",
+        "IsPresent": True,
+    }
+    rest = loop["States"][choice["Next"]]
+    assert rest["Next"] == loop["StartAt"]
+    item = machine["States"][machine["StartAt"]]["ItemSelector"]
+    assert {name.removesuffix(".$") for name in rest["Parameters"]} == {name.removesuffix(".$") for name in item}
+    assert rest["Parameters"]["chunk.$"] == "$.answer.rest"
+    assert rest["Parameters"]["execution.$"] == "$.execution"
+    done = loop["States"][left["Default"]]
+    assert (done["Type"], done["Result"], done["End"]) == ("Pass", {}, True)
 
 
 def test_a_job_that_fails_is_told_so_and_fails(iam: Assembly) -> None:
@@ -98,6 +182,7 @@ def test_a_job_that_fails_is_told_so_and_fails(iam: Assembly) -> None:
         "action": "fail",
         "job.$": "$.job",
         "model.$": "$.model",
+        "execution.$": "$$.Execution.Name",
         "error.$": "$.error",
     }
     assert states[states[name]["Next"]]["Type"] == "Fail"
@@ -146,7 +231,7 @@ def test_the_function_starts_the_state_machine_that_is_there(iam: Assembly) -> N
     [
         (
             "s3:GetObject",
-            "arn:${AWS::Partition}:s3:::threefold-dev-results-${AWS::AccountId}-${AWS::Region}/*/chunks.json",
+            "arn:${AWS::Partition}:s3:::threefold-dev-results-${AWS::AccountId}-${AWS::Region}/*/chunks*.json",
         ),
         (
             "states:StartExecution",
@@ -169,6 +254,29 @@ def test_a_distributed_map_may_do_what_it_needs(action: str, resource: str, iam:
 def test_the_map_s_label_is_the_one_that_its_permissions_name(iam: Assembly) -> None:
     machine = definition(iam)
     assert machine["States"][machine["StartAt"]]["Label"] == "Chunks"
+
+
+def test_the_workers_of_a_job_share_its_write_budget(iam: Assembly, prod: Assembly) -> None:
+    def settings(assembly: Assembly) -> Settings:
+        variables = assembly.only("AWS::Lambda::Function", "batch")["Environment"]["Variables"]
+        return Settings.from_env({name: text(value) for name, value in variables.items()})
+
+    assert settings(iam).writes_per_second == 4000 / 8
+    assert settings(prod).writes_per_second == 2000 / 5
+    assert (settings(prod).chunk_bytes, settings(prod).chunk_rows) == (1_000_000, 20_000)
+
+
+def test_working_files_go_after_a_week_and_results_stay_for_as_long_as_the_context_says(
+    iam: Assembly, prod: Assembly
+) -> None:
+    def rules(assembly: Assembly, stage: str) -> list[dict[str, Any]]:
+        name = f"threefold-{stage}-results-${{AWS::AccountId}}-${{AWS::Region}}"
+        found = assembly.only("AWS::S3::Bucket", "batch", BucketName=name)["LifecycleConfiguration"]["Rules"]
+        return [rule for rule in found if "ExpirationInDays" in rule]
+
+    work = {"ExpirationInDays": 7, "Status": "Enabled", "TagFilters": [{"Key": "threefold", "Value": "work"}]}
+    assert rules(iam, "dev") == [work]
+    assert rules(prod, "prod") == [work, {"ExpirationInDays": 400, "Status": "Enabled"}]
 
 
 def test_errors_of_jobs_are_logged(iam: Assembly) -> None:

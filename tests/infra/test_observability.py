@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tests.infra.assembly import Assembly
 
 DOORS = ("predict", "batch", "stream")
+FUNCTIONS = (*DOORS, "api")
 
 
 def alarms(assembly: Assembly) -> dict[str, dict[str, Any]]:
@@ -26,10 +27,10 @@ def test_each_alarm_watches_what_it_says(iam: Assembly) -> None:
     machine = "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:stateMachine:threefold-dev-batch"
     (parameter,) = [name for name in iam.templates["observability"]["Parameters"] if "apiid" in name.lower()]
     expected = {
-        **{f"{door}-errors": ("AWS/Lambda", "Errors", {"FunctionName": f"threefold-dev-{door}"}) for door in DOORS},
+        **{f"{door}-errors": ("AWS/Lambda", "Errors", {"FunctionName": f"threefold-dev-{door}"}) for door in FUNCTIONS},
         **{
             f"{door}-throttles": ("AWS/Lambda", "Throttles", {"FunctionName": f"threefold-dev-{door}"})
-            for door in DOORS
+            for door in FUNCTIONS
         },
         "predict-5xx": ("AWS/ApiGateway", "5xx", {"ApiId": f"${{{parameter}}}"}),
         "batch-failed": ("AWS/States", "ExecutionsFailed", {"StateMachineArn": machine}),

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.infra.assembly import text
-from threefold.names import OPEN_ROUTES, PREDICT_ROUTES
+from threefold.names import API_ROUTES, OPEN_ROUTES, PREDICT_ROUTES
 
 if TYPE_CHECKING:
     from tests.infra.assembly import Assembly
 
-WANTED = {f"{method} {path}" for method, path in PREDICT_ROUTES}
+ROUTES = {
+    "predict": {f"{method} {path}" for method, path in PREDICT_ROUTES},
+    "api": {f"{method} {path}" for method, path in API_ROUTES},
+}
 OPEN = {f"{method} {path}" for method, path in PREDICT_ROUTES if path in OPEN_ROUTES}
 
 
@@ -20,20 +23,26 @@ def routes(assembly: Assembly) -> dict[str, dict[str, object]]:
     return {route["Properties"]["RouteKey"]: route["Properties"] for route in found}
 
 
-def test_the_routes_are_those_that_the_function_answers(each: Assembly) -> None:
-    assert set(routes(each)) == WANTED
+def test_the_routes_are_those_that_the_functions_answer(each: Assembly) -> None:
+    assert not ROUTES["predict"] & ROUTES["api"]
+    assert set(routes(each)) == ROUTES["predict"] | ROUTES["api"]
     assert OPEN
 
 
-def test_every_route_goes_to_the_function_s_alias(iam: Assembly) -> None:
-    (integration,) = iam.resources("AWS::ApiGatewayV2::Integration", "predict")
-    (alias,) = iam.resources("AWS::Lambda::Alias", "predict")
-    properties = iam.only("AWS::ApiGatewayV2::Integration", "predict")
+@pytest.mark.parametrize("name", ["predict", "api"])
+def test_every_route_goes_to_its_function_s_alias(name: str, iam: Assembly) -> None:
+    alias, _ = iam.alias(name)
+    integrations = iam.resources("AWS::ApiGatewayV2::Integration", "predict")
+    ((integration, properties),) = [
+        (logical, found["Properties"])
+        for logical, found in integrations.items()
+        if found["Properties"]["IntegrationUri"] == {"Ref": alias}
+    ]
     assert (properties["IntegrationType"], properties["PayloadFormatVersion"]) == ("AWS_PROXY", "2.0")
-    assert properties["IntegrationUri"] == {"Ref": alias}
-    assert {text(route["Target"]) for route in routes(iam).values()} == {f"integrations/${{{integration}}}"}
-    permission = iam.only("AWS::Lambda::Permission", "predict")
-    assert permission["FunctionName"] == {"Ref": alias}
+    targets = {text(route["Target"]) for key, route in routes(iam).items() if key in ROUTES[name]}
+    assert targets == {f"integrations/${{{integration}}}"}
+    permissions = [each["Properties"] for each in iam.resources("AWS::Lambda::Permission", "predict").values()]
+    (permission,) = [each for each in permissions if each["FunctionName"] == {"Ref": alias}]
     assert permission["Principal"] == "apigateway.amazonaws.com"
     (api,) = iam.resources("AWS::ApiGatewayV2::Api", "predict")
     assert f":${{{api}}}/" in text(permission["SourceArn"])
@@ -55,11 +64,11 @@ def test_tokens_are_checked_against_issuer_and_audiences(jwt: Assembly, iam: Ass
     assert not iam.resources("AWS::ApiGatewayV2::Authorizer")
 
 
-def test_the_function_knows_how_its_callers_are_checked(each: Assembly, iam: Assembly, jwt: Assembly) -> None:
-    variables = each.only("AWS::Lambda::Function", "predict")["Environment"]["Variables"]
+def test_the_functions_know_how_its_callers_are_checked(each: Assembly, iam: Assembly, jwt: Assembly) -> None:
     # The default, iam, is not written.
     wanted = None if each is iam else "jwt" if each is jwt else "none"
-    assert variables.get("THREEFOLD_AUTH") == wanted
+    for name in ROUTES:
+        assert each.function(name)["Environment"]["Variables"].get("THREEFOLD_AUTH") == wanted
 
 
 def test_calls_are_throttled_as_the_context_says(iam: Assembly, prod: Assembly) -> None:
@@ -85,7 +94,9 @@ def test_access_is_logged_as_json_without_payloads_or_tokens(iam: Assembly) -> N
 
 def test_browsers_may_read_what_an_answer_says_of_itself(iam: Assembly, prod: Assembly) -> None:
     cors = iam.only("AWS::ApiGatewayV2::Api", "predict")["CorsConfiguration"]
-    assert {"x-model-version", "x-model-digest", "server-timing", "x-prediction-id"} <= set(cors["ExposeHeaders"])
+    exposed = {"x-model-version", "x-model-digest", "server-timing", "x-prediction-id", "x-precomputed"}
+    assert exposed <= set(cors["ExposeHeaders"])
+    assert set(cors["AllowMethods"]) >= {method for method, _ in (*PREDICT_ROUTES, *API_ROUTES)}
     assert cors["AllowOrigins"] == ["*"]
     assert not cors.get("AllowCredentials")
     origins = prod.only("AWS::ApiGatewayV2::Api", "predict")["CorsConfiguration"]["AllowOrigins"]

@@ -7,7 +7,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.infra.assembly import Assembly
 
-DOORS = ("predict", "batch", "stream")
+DOORS = ("predict", "batch", "stream", "api")
 LAMBDA = "lambda.amazonaws.com"
 STATES = "states.amazonaws.com"
 BUCKET = "arn:${AWS::Partition}:s3:::threefold-dev-%s-${AWS::AccountId}-${AWS::Region}"
@@ -28,7 +28,7 @@ LOG_DELIVERY = {
 
 
 @pytest.mark.parametrize(
-    ("stack", "service"), [*((door, LAMBDA) for door in DOORS), ("batch", STATES), ("observability", LAMBDA)]
+    ("stack", "service"), [*((door, LAMBDA) for door in DOORS), ("batch", STATES), ("monitor", LAMBDA)]
 )
 def test_no_role_holds_a_wildcard_action_or_every_resource(stack: str, service: str, each: Assembly) -> None:
     found = list(each.statements(stack, service))
@@ -41,7 +41,7 @@ def test_no_role_holds_a_wildcard_action_or_every_resource(stack: str, service: 
 
 def test_no_role_has_a_managed_policy(each: Assembly) -> None:
     roles = each.resources("AWS::IAM::Role")
-    assert len(roles) == 5
+    assert len(roles) == 6
     assert not [name for name, role in roles.items() if "ManagedPolicyArns" in role["Properties"]]
 
 
@@ -65,7 +65,7 @@ def test_predict_reads_the_registry_and_writes_nothing(each: Assembly, iam: Asse
     }
 
 
-@pytest.mark.parametrize("door", [*DOORS, "observability"])
+@pytest.mark.parametrize("door", [*DOORS, "monitor"])
 def test_a_missing_release_is_told_from_one_that_may_not_be_read(door: str, iam: Assembly) -> None:
     listing = [
         statement
@@ -81,17 +81,35 @@ def test_the_monitor_reads_the_registry_as_predict_does_and_writes_releases_alon
     each: Assembly, iam: Assembly
 ) -> None:
     write = ("s3:PutObject", f"{BUCKET % 'models'}/releases/*")
-    assert writes(iam, "observability") == {write}
+    assert writes(iam, "monitor") == {write}
     grants = {
-        door: {grant for grant in each.grants(door) if grant[0] not in LOGS} for door in ("predict", "observability")
+        door: {grant for grant in each.grants(door) if grant[0] not in LOGS} for door in ("predict", "monitor")
     }
-    assert {action for action, _ in grants["observability"] - grants["predict"]} == {"s3:PutObject"}
-    assert grants["predict"] <= grants["observability"]
+    assert {action for action, _ in grants["monitor"] - grants["predict"]} == {"s3:PutObject"}
+    assert grants["predict"] <= grants["monitor"]
 
 
 @pytest.mark.parametrize("door", DOORS)
 def test_no_door_writes_the_registry(door: str, iam: Assembly) -> None:
     assert not [grant for grant in writes(iam, door) if "threefold-dev-models" in grant[1]]
+
+
+def test_api_fills_the_inbox_and_handles_jobs_and_reads_predictions(iam: Assembly) -> None:
+    states = "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}"
+    models = BUCKET % "models"
+    found = {grant for grant in iam.grants("api") if grant[0] not in LOGS and models not in grant[1]}
+    assert found == {
+        ("s3:PutObject", f"{BUCKET % 'inbox'}/*"),
+        ("s3:ListBucketVersions", BUCKET % "inbox"),
+        ("s3:GetObject", f"{BUCKET % 'results'}/*"),
+        ("s3:PutObject", f"{BUCKET % 'results'}/*"),
+        ("s3:PutObjectTagging", f"{BUCKET % 'results'}/*"),
+        ("s3:ListBucket", BUCKET % "results"),
+        *((f"dynamodb:{act}", TABLE % "jobs") for act in ("GetItem", "BatchGetItem", "Query", "UpdateItem")),
+        ("dynamodb:Query", TABLE % "predictions"),
+        ("states:StartExecution", f"{states}:stateMachine:threefold-dev-batch"),
+        ("states:StopExecution", f"{states}:execution:threefold-dev-batch:*"),
+    }
 
 
 def test_stream_writes_predictions_and_takes_requests(iam: Assembly) -> None:
@@ -119,7 +137,14 @@ def test_batch_writes_results_jobs_and_predictions_and_starts_its_own_state_mach
     lost = f"${{{queue.rpartition('/')[2]}.Arn}}"
     found = writes(iam, "batch")
     assert {action for action, resource in found if resource == lost} == {"sqs:SendMessage"}
-    assert {resource for _, resource in found} - {lost} == {
+    collections, pending = f"{BUCKET % 'inbox'}/*/pending-*.csv", f"{BUCKET % 'inbox'}/pending/*"
+    assert {action for action, resource in found if resource == collections} == {
+        *("s3:PutObject", "s3:AbortMultipartUpload"),
+    }
+    assert {action for action, resource in found if resource == pending} == {"s3:DeleteObjectVersion"}
+    bus = "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}:event-bus/default"
+    assert {action for action, resource in found if resource == bus} == {"events:PutEvents"}
+    assert {resource for _, resource in found} - {lost, collections, pending, bus} == {
         f"{BUCKET % 'results'}/*",
         TABLE % "jobs",
         TABLE % "predictions",
@@ -131,16 +156,17 @@ def test_batch_writes_results_jobs_and_predictions_and_starts_its_own_state_mach
             *("dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Query"),
         }
     inbox = {(action, resource) for action, resource in iam.grants("batch") if "inbox" in resource}
-    assert inbox == {
+    assert inbox - found == {
         ("s3:GetObject", f"{BUCKET % 'inbox'}/*"),
         ("s3:GetObjectVersion", f"{BUCKET % 'inbox'}/*"),
         ("s3:ListBucket", BUCKET % "inbox"),
+        ("s3:ListBucketVersions", BUCKET % "inbox"),
     }
 
 
-@pytest.mark.parametrize("door", [*DOORS, "observability"])
+@pytest.mark.parametrize("door", [*DOORS, "monitor"])
 def test_a_function_logs_to_its_own_group_alone(door: str, iam: Assembly) -> None:
-    function = iam.only("AWS::Lambda::Function", door)
+    function = iam.function(door)
     group = function["LoggingConfig"]["LogGroup"]["Ref"]
     assert {grant for grant in iam.grants(door) if grant[0].startswith("logs:")} == {
         (action, f"${{{group}.Arn}}") for action in LOGS

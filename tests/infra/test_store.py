@@ -64,7 +64,9 @@ def test_every_address_is_an_output_of_its_stack(iam: Assembly) -> None:
     assert found == {
         "store": {Output.MODEL_BUCKET, Output.PREDICTIONS_TABLE, Output.JOBS_TABLE},
         "predict": {Output.API_URL},
-        "batch": {Output.INBOX_BUCKET, Output.RESULTS_BUCKET, Output.STATE_MACHINE_ARN},
+        "batch": {
+            *(Output.INBOX_BUCKET, Output.RESULTS_BUCKET, Output.STATE_MACHINE_ARN, Output.LOST_UPLOADS_QUEUE_URL)
+        },
         "stream": {Output.REQUESTS_QUEUE_URL, Output.PREDICTIONS_QUEUE_URL, Output.DEAD_LETTER_QUEUE_URL},
         "observability": {Output.ALARM_TOPIC_ARN},
     }

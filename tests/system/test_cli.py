@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 THREEFOLD = Path(sys.executable).parent / "threefold"
 STATUS = {
     *("api_url", "endpoint_url", "region", "model_bucket", "inbox_bucket", "results_bucket", "requests_queue_url"),
-    *("predictions_queue_url", "dead_letter_queue_url", "predictions_table", "jobs_table", "models"),
+    *("predictions_queue_url", "dead_letter_queue_url", "lost_uploads_queue_url", "state_machine_arn"),
+    *("predictions_table", "jobs_table", "models"),
 }
 
 
@@ -204,13 +205,13 @@ def test_deploy_plans_without_an_account(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     resources = json.loads(done.stdout)
     kinds = [resource["type"] for resource in resources]
-    assert kinds.count("AWS::Lambda::Function") == 4
+    assert kinds.count("AWS::Lambda::Function") == 5
     assert {"AWS::ApiGatewayV2::Api", "AWS::StepFunctions::StateMachine", "AWS::SQS::Queue"} <= set(kinds)
 
 
 def test_every_event_can_be_replayed_against_the_functions(local: Local) -> None:
     cases = [path for path in sorted((ROOT / "events").glob("*/*.json")) if not path.stem.endswith(".expected")]
-    assert {path.parent.name for path in cases} == {"predict", "batch", "stream", "monitor"}
+    assert {path.parent.name for path in cases} == {"predict", "batch", "stream", "monitor", "api"}
     try:
         for path in cases:
             if path.parent.name == "batch":

@@ -146,11 +146,13 @@ class Serving(_Part):
     Attributes:
         abstain_below: where the best class's score is lower, the answer is an abstention.
         options: how many of the likeliest classes go with an abstention.
+        precomputed_max_age_days: how old a stored answer may be that is served in the place of a new one.
         rollback_on_failure: whether the monitor may roll back a champion that begins to fail.
     """
 
     abstain_below: Annotated[float, Field(ge=0, le=1)] | None = None
     options: Annotated[int, Field(ge=1, le=100)] = 3
+    precomputed_max_age_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     rollback_on_failure: bool = False
 
     def settings(self) -> dict[str, Any]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
+
 from threefold.errors import ThreefoldError
 from threefold_ops.errors import OperatorError
 
@@ -19,11 +22,14 @@ def main() -> None:
     except (OperatorError, ThreefoldError) as error:
         print(f"threefold: {error}", file=sys.stderr)  # noqa: T201 - the command's own voice
         sys.exit(1)
+    except (Boto3Error, BotoCoreError, ClientError) as error:
+        print(f"threefold: AWS: want an answer, got {error}", file=sys.stderr)  # noqa: T201 - the command's own voice
+        sys.exit(1)
 
 
 def load() -> typer.Typer:
     """The command with all its verbs, which load when it runs: importing this package does nothing."""
-    from threefold_ops.cli import authoring, evaluation, releases, verbs  # noqa: F401, PLC0415
+    from threefold_ops.cli import authoring, evaluation, jobs, releases, verbs  # noqa: F401, PLC0415
     from threefold_ops.cli.console import app  # noqa: PLC0415
 
     return app

@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from threefold.jobs import JobState
 from threefold_ops import demo as demonstration
 from threefold_ops import target as targets
 from threefold_ops.authoring.folder import model_folders
 from threefold_ops.cli.choice import Aws, Profile, Region, Stage, choose
 from threefold_ops.cli.console import Json, app, err, out, print_json
 from threefold_ops.cli.reading import pair, read_json, read_messages
-from threefold_ops.doors import Https, Inbox, Queues
+from threefold_ops.doors import Https, Queues
 from threefold_ops.errors import OperatorError
 from threefold_ops.local import emulator
 from threefold_ops.paths import EMULATOR_PYTHON, EVENTS, MODELS, STATE
@@ -172,42 +170,6 @@ def predict(
 
 
 @app.command()
-def submit(
-    file: Path,
-    model: Annotated[str, typer.Option(help="The model that scores the file.")],
-    *,
-    wait: Annotated[bool, typer.Option(help="Follow the job until it ends.")] = True,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the joined results.")] = None,
-    timeout_seconds: Annotated[float, typer.Option(help="How long to follow.")] = 3600,
-    aws: Aws = False,
-    stage: Stage = "dev",
-    region: Region = None,
-    as_json: Json = False,
-) -> None:
-    """Upload a CSV to the batch door, and follow its job."""
-    if not file.is_file():
-        raise OperatorError(f"{file}: want a file, got none")
-    if output is not None and not output.absolute().parent.is_dir():
-        raise OperatorError(f"{output}: want a folder that is there, got none")
-    choice = choose(aws=aws, stage=stage, region=region)
-    inbox = Inbox(choice.system(), choice.target)
-    identifier = inbox.upload(model, file)
-    if not wait:
-        print_json({"job": identifier}) if as_json else out.print(f"job {identifier}")
-        return
-    with _bar(as_json=as_json) as beat:
-        job = inbox.follow(identifier, timeout_seconds=timeout_seconds, beat=beat)
-    if output is not None and job["state"] in {JobState.COMPLETE, JobState.INCOMPLETE}:
-        output.write_bytes(inbox.result(model, identifier))
-    if as_json:
-        print_json(job)
-    else:
-        out.print(f"job {identifier}: {job['state']}{': ' + job['reason'] if job.get('reason') else ''}")
-    if job["state"] != JobState.COMPLETE:
-        raise typer.Exit(1)
-
-
-@app.command()
 def send(
     model: str,
     file: Annotated[
@@ -296,19 +258,6 @@ def _steps(*, verbose: bool) -> Iterator[Callable[[str], None]]:
         return
     with err.status("…") as line:
         yield line.update
-
-
-@contextmanager
-def _bar(*, as_json: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} rows"))
-    with Progress(*columns, TimeElapsedColumn(), console=err, disable=as_json) as progress:
-        task = progress.add_task("waiting", total=None)
-
-        def beat(job: dict[str, Any]) -> None:
-            done = sum(job.get(name, 0) for name in ("predicted", "abstained", "rejected"))
-            progress.update(task, description=job["state"], total=job.get("rows"), completed=done)
-
-        yield beat
 
 
 def _print_calls(system: System) -> None:

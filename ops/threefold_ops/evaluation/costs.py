@@ -14,7 +14,6 @@ from threefold.outcomes import WRITES_PER_CALL
 from threefold.queues import MESSAGES_PER_CALL
 from threefold.settings import MEGABYTES_PER_VCPU, Settings
 from threefold.tables.objects import PART_BYTES
-from threefold.tables.planner import ROWS_PER_CHUNK
 from threefold_ops.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -213,7 +212,7 @@ def batch_cost(tariff: Tariff, work: Work, rows_work: BatchWork, *, threads: int
         threads: calls in flight to the table, as the door has them.
     """
     rows, lines = BATCH_ROWS, tariff.prices.values
-    chunks = max(_units(rows * rows_work.row_bytes, _CHUNK_BYTES), _units(rows, ROWS_PER_CHUNK))
+    chunks = max(_units(rows * rows_work.row_bytes, _CHUNK_BYTES), _units(rows, Settings().chunk_rows))
     each = rows / chunks
     parts = _units(each * rows_work.result_bytes, PART_BYTES)
     # More than one part is an upload of its own, begun and ended.

@@ -26,6 +26,12 @@ def test_the_delimiter_is_the_one_that_finds_the_features() -> None:
     assert read_header(b"x\n", ["x"]).header.columns == ("x",)
 
 
+def test_a_delimiter_that_is_said_holds_against_what_would_be_found() -> None:
+    head = b'"a;b;c;d",x,y\n'
+    assert read_header(head, ["x", "y"], delimiter=";").header.columns == ("a;b;c;d,x,y",)
+    assert read_header(b"a;b,c\n", ["a", "b,c"], delimiter=",").header.columns == ("a;b", "c")
+
+
 def test_names_may_be_quoted_and_span_lines() -> None:
     top = read_header(b'\r\n"two\nlines", x \n1,2\n', ["x"])
     assert top.header.columns == ("two\nlines", "x")

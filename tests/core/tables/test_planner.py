@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from threefold.chunks import Chunk
 from threefold.errors import InvalidTable
-from threefold.tables import records
+from threefold.tables import planner, records
 from threefold.tables.header import Header
-from threefold.tables.planner import Chunk, Piece, Plan, cut
+from threefold.tables.planner import Piece, Plan, cut
 from threefold.tables.records import read_blocks
 
 TEXTS = st.lists(
@@ -84,6 +85,23 @@ def test_a_chunk_ends_with_the_record_that_fills_it() -> None:
     assert [sum(piece.rows for piece in chunk) for chunk in chunks_of(data, 100, 3, 100)] == [3, 1]
 
 
+def test_chunks_grow_so_that_a_files_parts_never_pass_what_s3_puts_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "DOUBLED_AFTER", 3)
+    data = b"1,2\n" * 100
+    by_size = [sum(piece.rows for piece in chunk) for chunk in chunks_of(data, 8, 10**9, 64)]
+    assert by_size == [2, 2, 2, 4, 4, 4, 8, 8, 8, 16, 16, 16, 10]
+    by_rows = [sum(piece.rows for piece in chunk) for chunk in chunks_of(data, 10**9, 2, 64)]
+    assert by_rows == by_size
+
+
+def test_the_largest_object_there_may_be_is_less_than_ten_thousand_chunks() -> None:
+    left, number, size = 5 * 1024**4, 0, 8 * 1024**2
+    while left > 0:
+        left -= size * 2 ** (number // planner.DOUBLED_AFTER)
+        number += 1
+    assert number < 9_000
+
+
 def test_bytes_that_are_not_utf_8_are_refused_with_their_line() -> None:
     with pytest.raises(InvalidTable, match="line 2: want UTF-8, got byte 0xff"):
         chunks_of(b"1,a\n2,\xff\n", 100, 100, 100)
@@ -92,5 +110,12 @@ def test_bytes_that_are_not_utf_8_are_refused_with_their_line() -> None:
 def test_plans_and_chunks_survive_json() -> None:
     plan = Plan("job", "wine", "release", "digest", "regression", 1, Header("a;b", ";", "\r\n"))
     assert Plan.from_json(plan.to_json()) == plan
+    asked = Plan("job", "wine", "release", "digest", "regression", 1, plan.header, version="digest", store=False)
+    assert Plan.from_json(asked.to_json()) == asked
+    # One of an earlier release.
+    old = {name: value for name, value in plan.to_json().items() if name not in {"version", "store"}}
+    assert Plan.from_json(old) == plan
     chunk = Chunk(3, "inbox", "wine/a.csv", "v1", 10, 20, 4, 5, 6)
     assert Chunk.from_json(chunk.to_json()) == chunk
+    old_chunk = {name: value for name, value in chunk.to_json().items() if name != "part"}
+    assert Chunk.from_json(old_chunk) == chunk

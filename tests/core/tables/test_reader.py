@@ -251,3 +251,35 @@ def test_a_column_that_is_not_there_is_missing_in_both_ways() -> None:
         reader = RowReader(header, OVER["FP64"], numeric=numeric)
         (batch,) = [batch for block in read_blocks(iter([b"7\n8\n"]), ",") for batch in reader.read(block)]
         assert encode(batch, "FP64").tensors["x"][:, :2].tolist() == [[2.5, 7.0], [2.5, 8.0]]
+
+
+ROWS = st.sampled_from(
+    ["k,1,x,2,3\n", '"k,1",1,"two\nlines",2,3\r\n', "\n", "short\n", 'q,"1,x,2,3\n', "k,1,x,2,3\r\n\r\n", "é,1,ü,2,3\n"]
+)
+
+
+@given(lines=st.lists(ROWS, max_size=30), most=st.integers(1, 5), last=st.sampled_from(["", "k,1"]))
+def test_what_follows_a_batch_begins_where_it_says(lines: list[str], most: int, last: str) -> None:
+    data = ("".join(lines) + last).encode()
+    reader = RowReader(Header(",".join(COLUMNS), ",", "\n"), OVER["FP64"], key="id")
+
+    def read(start: int, row: int, line: int, size: int = 4096) -> list[Batch]:
+        return [
+            batch
+            for block in read_blocks(iter([data[start:]]), ",", offset=start, row=row, line=line)
+            for batch in reader.read(block, lambda: size)
+        ]
+
+    def told(found: list[Batch]) -> list[Any]:
+        return [
+            row
+            for batch in found
+            for row in zip(batch.numbers, batch.lines(list(range(batch.count))), batch.texts(), strict=True)
+        ]
+
+    whole = told(read(0, 1, 1))
+    found = read(0, 1, 1, most)
+    assert told(found) == whole
+    for i, batch in enumerate(found):
+        assert batch.count <= most
+        assert told(found[: i + 1]) + told(read(*batch.end)) == whole

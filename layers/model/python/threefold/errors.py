@@ -53,6 +53,24 @@ class UnknownRoute(ThreefoldError):
     code = "unknown_route"
 
 
+class UnknownJob(ThreefoldError):
+    """The model has no such job."""
+
+    code = "unknown_job"
+
+
+class WrongState(ThreefoldError):
+    """The job is in a state that does not allow it."""
+
+    code = "wrong_state"
+
+
+class NoAnswer(ThreefoldError):
+    """No stored answer of the record can be served."""
+
+    code = "no_answer"
+
+
 class Forbidden(ThreefoldError):
     """The caller may not call this model, whether or not it exists."""
 

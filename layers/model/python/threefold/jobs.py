@@ -1,23 +1,25 @@
-"""Jobs: one uploaded CSV each, its identity, its state, and the counts of its chunks."""
+"""Jobs: one uploaded CSV each, its identity, its state, and what became of its chunks."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, astuple, dataclass, fields
+import time
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import unquote_plus
 
-from threefold.outcomes import from_attribute, milliseconds, to_attribute
+from threefold.chunks import ChunkTable
+from threefold.errors import UnknownJob, shown
+from threefold.items import Values, get, read_values, update
+from threefold.outcomes import milliseconds, to_attribute
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from mypy_boto3_dynamodb import DynamoDBClient
-
-Values = dict[str, Any]
 
 
 class JobState(StrEnum):
@@ -31,15 +33,23 @@ class JobState(StrEnum):
     INCOMPLETE = "incomplete"
 
 
+# States that nothing follows by itself; that a job came to one is told once.
+ENDED: Final = frozenset({JobState.COMPLETE, JobState.FAILED, JobState.CANCELLED, JobState.INCOMPLETE})
+# The states that a job can be taken up again from.
+RESUMABLE: Final = frozenset({JobState.FAILED, JobState.CANCELLED, JobState.INCOMPLETE})
+_OPEN: Final = frozenset({JobState.PLANNED, JobState.RUNNING})
 # The states that a state may follow. A duplicate event meets a job that has gone on, and changes nothing. A job that
-# failed or came out incomplete can still become complete, for Step Functions can run the missing chunks again.
+# failed or came out incomplete can still become complete, for Step Functions can redrive its execution.
 _FOLLOWS: Final[Mapping[JobState, frozenset[JobState]]] = {
     JobState.RUNNING: frozenset({JobState.PLANNED}),
-    JobState.COMPLETE: frozenset({JobState.PLANNED, JobState.RUNNING, JobState.INCOMPLETE, JobState.FAILED}),
-    JobState.INCOMPLETE: frozenset({JobState.PLANNED, JobState.RUNNING, JobState.INCOMPLETE, JobState.FAILED}),
-    JobState.FAILED: frozenset({JobState.PLANNED, JobState.RUNNING, JobState.INCOMPLETE}),
-    JobState.CANCELLED: frozenset({JobState.PLANNED, JobState.RUNNING}),
+    JobState.COMPLETE: _OPEN | {JobState.INCOMPLETE, JobState.FAILED},
+    JobState.INCOMPLETE: _OPEN | {JobState.INCOMPLETE, JobState.FAILED},
+    JobState.FAILED: _OPEN,
+    JobState.CANCELLED: _OPEN,
 }
+# https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html
+_READS_PER_CALL: Final = 100
+Jobs = list[Values]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,29 +98,6 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
-    """How many rows ended how."""
-
-    rows: int = 0
-    predicted: int = 0
-    abstained: int = 0
-    rejected: int = 0
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
-    @classmethod
-    def of(cls, item: Mapping[str, Any] | None) -> Counts | None:
-        """The counts in a chunk's item, if it has any."""
-        return cls(*(item[field.name] for field in fields(cls))) if item and "attempt" in item else None
-
-    @property
-    def reconciled(self) -> bool:
-        """Whether every row that was read has exactly one outcome."""
-        return self.rows == self.predicted + self.abstained + self.rejected
-
-
-@dataclass(frozen=True, slots=True)
 class Files:
     """The keys of a job's files in the results bucket."""
 
@@ -142,17 +129,33 @@ class Files:
         """The rows that could not be scored."""
         return f"{self.prefix}rejects.csv"
 
+    def resumed(self, times: int) -> str:
+        """The list of the chunks that were missing when the job was taken up again."""
+        return f"{self.prefix}chunks-{times}.json"
+
     def folder(self, folder: str) -> str:
         """What the keys of one kind of numbered files begin with."""
         return f"{self.prefix}{folder}/"
 
-    def numbered(self, folder: str, number: int) -> str:
-        """One chunk's file: its plain text under `chunks`, its results under `parts`, its rejects under `rejects`."""
+    def chunk(self, folder: str, number: int) -> str:
+        """One chunk's file: its plain text under `chunks`."""
         return f"{self.folder(folder)}{number:05d}.csv"
+
+    def part(self, folder: str, number: int, part: int) -> str:
+        """What one invocation wrote of a chunk: its results under `parts`, its rejects under `rejects`."""
+        return f"{self.folder(folder)}{number:05d}-{part:04d}.csv"
+
+    def large(self, row: int) -> str:
+        """An outcome that is too large for an item of the predictions table."""
+        return f"{self.folder('large')}{row}.json"
 
 
 class JobTable:
-    """Keeps one item a job and one a chunk; every write can come twice, late, or after somebody else's."""
+    """Keeps one item a job, and its place among its model's; every write can come twice, late, or after another's.
+
+    Attributes:
+        chunks: the items of the jobs' chunks.
+    """
 
     def __init__(self, client: DynamoDBClient, table: str, *, ttl_days: int) -> None:
         """Make a table.
@@ -165,14 +168,14 @@ class JobTable:
         self._client = client
         self._table = table
         self._ttl_seconds = ttl_days * 86_400
+        self.chunks = ChunkTable(client, table, ttl_days=ttl_days)
 
     def find(self, job: str) -> Values | None:
         """A job's item, or None."""
-        found = self._client.get_item(TableName=self._table, Key=_key(job, "job"), ConsistentRead=True)
-        return _values(found["Item"]) if "Item" in found else None
+        return get(self._client, self._table, _key(job))
 
     def begin(self, upload: Upload, now_ms: int, **values: object) -> Values:
-        """Note a job as planned, unless it is known already.
+        """Note a job as planned, unless it is known already; and where it stands among its model's jobs.
 
         Args:
             upload: what it is about.
@@ -182,108 +185,163 @@ class JobTable:
         Returns:
             The job's item, as whoever was first wrote it.
         """
+        expires = now_ms // 1000 + self._ttl_seconds
         item = {
             "job": upload.job,
             "model": upload.model,
             "state": JobState.PLANNED.value,
             "planned_at": iso(now_ms),
-            "expires": now_ms // 1000 + self._ttl_seconds,
+            "expires": expires,
             **{name: value for name, value in asdict(upload).items() if value != ""},
             **{name: value for name, value in values.items() if value is not None},
         }
+        place = {"job": upload.job, "expires": expires}
+        puts: Any = [
+            {"Item": {**key, **{name: to_attribute(value) for name, value in values.items()}}}
+            for key, values in ((_key(upload.job), item), (_place(upload.model, now_ms, upload.job), place))
+        ]
+        for put in puts:
+            put |= {"TableName": self._table, "ConditionExpression": "attribute_not_exists(pk)"}
         try:
-            self._client.put_item(
-                TableName=self._table,
-                Item={**_key(upload.job, "job"), **{name: to_attribute(value) for name, value in item.items()}},
-                ConditionExpression="attribute_not_exists(pk)",
-            )
-        except self._client.exceptions.ConditionalCheckFailedException:
-            return self.find(upload.job) or item
+            self._client.transact_write_items(TransactItems=[{"Put": put} for put in puts])
+        except self._client.exceptions.TransactionCanceledException:
+            found = self.find(upload.job)
+            # Whoever else is writing the same job right now may not be done.
+            if found is None:
+                raise
+            return found
         return item
 
-    def note(self, job: str, **values: object) -> None:
-        """Add what planning found out, while the job is only planned."""
-        self._update(job, "job", values, allowed={JobState.PLANNED})
+    def list(self, model: str, *, limit: int, after: str | None = None) -> Jobs:
+        """A model's jobs, newest first.
 
-    def move(self, job: str, state: JobState, **values: object) -> bool:
+        Args:
+            model: whose jobs.
+            limit: the most that are given.
+            after: the job that the last page ended with.
+
+        Raises:
+            UnknownJob: `after` is no job of this model.
+        """
+        start: dict[str, Any] = {}
+        if after is not None:
+            last = self.find(after)
+            if last is None or last["model"] != model:
+                message = f"job: want one of model '{model}', got {shown(after)}"
+                raise UnknownJob(message)
+            start = {"ExclusiveStartKey": _place(model, milliseconds(last["planned_at"]), after)}
+        found: Jobs = []
+        while len(found) < limit:
+            page = self._client.query(
+                TableName=self._table,
+                KeyConditionExpression="pk = :pk",
+                ExpressionAttributeValues={":pk": _place(model, 0, "")["pk"]},
+                ScanIndexForward=False,
+                Limit=min(limit - len(found), _READS_PER_CALL),
+                **start,
+            )
+            found += self._read([read_values(item)["job"] for item in page["Items"]])
+            if "LastEvaluatedKey" not in page:
+                break
+            start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+        return found
+
+    def _read(self, jobs: Sequence[str]) -> Jobs:
+        """The items of some jobs, in their order; what expired is left out."""
+        request: Any = {self._table: {"Keys": [_key(job) for job in jobs]}} if jobs else {}
+        found: dict[str, Values] = {}
+        while request:
+            response = self._client.batch_get_item(RequestItems=request)
+            read = [read_values(item) for item in response.get("Responses", {}).get(self._table, [])]
+            found |= {item["job"]: item for item in read}
+            request = response.get("UnprocessedKeys")
+        return [found[job] for job in jobs if job in found and found[job]["expires"] > time.time()]
+
+    def note(self, job: str, **values: object) -> bool:
+        """Add what planning found out, while the job is only planned.
+
+        Returns:
+            Whether it still was.
+        """
+        return self._update(job, values, allowed={JobState.PLANNED})
+
+    def add(self, job: str, state: JobState, **values: object) -> bool:
+        """Add to a job what changes nothing about its state.
+
+        Returns:
+            Whether it was in that state.
+        """
+        return self._update(job, values, allowed={state})
+
+    def move(self, job: str, state: JobState, *, execution: str | None = None, **values: object) -> bool:
         """Bring a job into a state, if that may follow the one it is in.
+
+        Args:
+            job: its id.
+            state: the new one.
+            execution: who says so; a job that was taken up by another execution since is left alone.
+            values: what else there is to say.
 
         Returns:
             Whether it was.
         """
-        return self._update(job, "job", {**values, "state": state.value}, allowed=_FOLLOWS[state])
+        return self._update(job, {**values, "state": state.value}, allowed=_FOLLOWS[state], execution=execution)
 
-    def claim(self, job: str, chunk: int, now_ms: int) -> int:
-        """Begin an attempt at a chunk.
+    def resume(self, job: str, *, after: str, execution: str, **values: object) -> bool:
+        """Bring a job that has ended without being complete back to running.
 
-        Returns:
-            Its number, larger than that of any attempt before.
-        """
-        response = self._client.update_item(
-            TableName=self._table,
-            Key=_key(job, _chunk(chunk)),
-            UpdateExpression="ADD attempts :one SET expires = :expires",
-            ExpressionAttributeValues={":one": {"N": "1"}, ":expires": {"N": str(now_ms // 1000 + self._ttl_seconds)}},
-            ReturnValues="UPDATED_NEW",
-        )
-        return int(response["Attributes"]["attempts"]["N"])
-
-    def count(self, job: str, chunk: int, attempt: int, counts: Counts) -> bool:
-        """Put a chunk's absolute counts, unless a later attempt has put its own.
+        Args:
+            job: its id.
+            after: its last execution; nobody else has taken it up since.
+            execution: the one that goes on with it.
+            values: what else there is to say.
 
         Returns:
-            Whether they were put.
+            Whether it was.
         """
-        values = {**asdict(counts), "attempt": attempt}
-        return self._update(job, _chunk(chunk), values, attempt=attempt)
+        renewed = {"code": "", "reason": "", "missing": [], "announced": ""}
+        values = {**values, **renewed, "execution": execution, "state": JobState.RUNNING.value}
+        return self._update(job, values, allowed=RESUMABLE, execution=after)
 
-    def blame(self, job: str, chunk: int, attempt: int, reason: str) -> None:
-        """Note why an attempt at a chunk failed, unless it has been counted meanwhile."""
-        self._update(job, _chunk(chunk), {"reason": reason}, attempt=attempt)
+    def collection(self, model: str) -> Values | None:
+        """The last collection of a model's pending records."""
+        return get(self._client, self._table, _pending(model))
 
-    def chunks(self, job: str) -> dict[int, Values]:
-        """The items of all chunks that were tried, by the chunk's number."""
-        pages = self._client.get_paginator("query").paginate(
-            TableName=self._table,
-            KeyConditionExpression="pk = :pk AND begins_with(sk, :sk)",
-            ExpressionAttributeValues={":pk": _key(job, "")["pk"], ":sk": {"S": "chunk#"}},
-            ConsistentRead=True,
+    def begin_collection(self, model: str, name: str, now_ms: int, *, after: str | None) -> bool:
+        """Begin a collection, if nobody has begun another one.
+
+        Args:
+            model: whose records.
+            name: the collection's.
+            now_ms: milliseconds since 1970.
+            after: the last collection's name.
+
+        Returns:
+            Whether it may go on.
+        """
+        return update(
+            self._client,
+            self._table,
+            _pending(model),
+            {"collection": name, "at_ms": now_ms},
+            condition="#collection = :after" if after else "attribute_not_exists(#collection)",
+            operands={"after": after} if after else {},
         )
-        items = [_values(item) for page in pages for item in page["Items"]]
-        return {int(item["sk"].partition("#")[2]): item for item in items}
 
     def _update(
         self,
         job: str,
-        sk: str,
         values: Mapping[str, object],
         *,
-        allowed: Collection[JobState] = (),
-        attempt: int | None = None,
+        allowed: Collection[JobState],
+        execution: str | None = None,
     ) -> bool:
-        kept = {name: value for name, value in values.items() if value is not None}
-        names = {f"#{name}": name for name in kept}
-        attributes = {f":{name}": to_attribute(value) for name, value in kept.items()}
-        if allowed:
-            names["#state"] = "state"
-            attributes |= {f":may_{state.value}": {"S": state.value} for state in allowed}
-            condition = f"#state IN ({', '.join(f':may_{state.value}' for state in allowed)})"
-        else:
-            names["#attempt"] = "attempt"
-            attributes[":now"] = {"N": str(attempt)}
-            condition = "attribute_not_exists(#attempt) OR #attempt <= :now"
-        try:
-            self._client.update_item(
-                TableName=self._table,
-                Key=_key(job, sk),
-                UpdateExpression="SET " + ", ".join(f"#{name} = :{name}" for name in kept),
-                ConditionExpression=condition,
-                ExpressionAttributeNames=names,
-                ExpressionAttributeValues=attributes,
-            )
-        except self._client.exceptions.ConditionalCheckFailedException:
-            return False
-        return True
+        operands = {f"may_{state.value}": state.value for state in allowed}
+        condition = f"#state IN ({', '.join(f':{name}' for name in operands)})"
+        if execution is not None:
+            operands["from"] = execution
+            condition += " AND (attribute_not_exists(#execution) OR #execution = :from)"
+        return update(self._client, self._table, _key(job), values, condition=condition, operands=operands)
 
 
 def iso(at_ms: int) -> str:
@@ -291,13 +349,13 @@ def iso(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _key(job: str, sk: str) -> dict[str, Any]:
-    return {"pk": {"S": f"job#{job}"}, "sk": {"S": sk}}
+def _key(job: str) -> dict[str, Any]:
+    return {"pk": {"S": f"job#{job}"}, "sk": {"S": "job"}}
 
 
-def _chunk(number: int) -> str:
-    return f"chunk#{number:05d}"
+def _place(model: str, planned_ms: int, job: str) -> dict[str, Any]:
+    return {"pk": {"S": f"model#{model}"}, "sk": {"S": f"{planned_ms:014d}#{job}"}}
 
 
-def _values(item: Mapping[str, Any]) -> Values:
-    return {name: from_attribute(value) for name, value in item.items()}
+def _pending(model: str) -> dict[str, Any]:
+    return {"pk": {"S": f"pending#{model}"}, "sk": {"S": "collection"}}

@@ -36,6 +36,13 @@ RETRYABLE: Final = ("MissingPackage", "NotServable", "RegistryUnreachable", "Sto
 
 # What an upload must be called for the inbox to tell of it.
 UPLOAD_SUFFIXES: Final = (".csv", ".csv.gz")
+# What stands beside an upload and says how it is to be scored.
+SIDECAR_SUFFIX: Final = ".job.json"
+# What the lifecycle rule of the results bucket knows a job's working files by, and how long they stay.
+WORK_TAG: Final = ("threefold", "work")
+WORK_DAYS: Final = 7
+# Where records lie in the inbox until they are collected: `pending/<model>/`.
+PENDING_PREFIX: Final = "pending/"
 
 
 class Prefix:
@@ -52,6 +59,8 @@ class Door:
     PREDICT: Final = "predict"
     BATCH: Final = "batch"
     STREAM: Final = "stream"
+    # What is asked over HTTPS beside predictions; it stands in predict's stack.
+    API: Final = "api"
 
 
 # What watches the packages behind the doors: named as they are, by its function and in metrics, but nobody's way in.
@@ -101,6 +110,7 @@ class Output:
     PREDICTIONS_TABLE: Final = "PredictionsTable"
     JOBS_TABLE: Final = "JobsTable"
     STATE_MACHINE_ARN: Final = "StateMachineArn"
+    LOST_UPLOADS_QUEUE_URL: Final = "LostUploadsQueueUrl"
     ALARM_TOPIC_ARN: Final = "AlarmTopicArn"
 
 
@@ -119,6 +129,18 @@ PREDICT_ROUTES: Final = (
     ("GET", "/models"),
     ("GET", "/models/{model}"),
 )
+# The others, which the api function answers; `{job}` is one segment too.
+API_ROUTES: Final = (
+    ("POST", "/models/{model}/uploads"),
+    ("GET", "/models/{model}/jobs"),
+    ("GET", "/models/{model}/jobs/{job}"),
+    ("POST", "/models/{model}/jobs/{job}/cancel"),
+    ("POST", "/models/{model}/jobs/{job}/resume"),
+    ("GET", "/models/{model}/jobs/{job}/results"),
+    ("GET", "/models/{model}/records"),
+    ("POST", "/models/{model}/pending"),
+    ("GET", "/openapi.json"),
+)
 OPEN_ROUTES: Final = frozenset({"/v2/health/live", "/v2/health/ready"})
 # What a browser may read of an answer, beside its body.
 EXPOSED_HEADERS: Final = (
@@ -127,5 +149,6 @@ EXPOSED_HEADERS: Final = (
     "server-timing",
     "x-prediction-id",
     "x-release-stale",
+    "x-precomputed",
     "inference-header-content-length",
 )

@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 from botocore.exceptions import ClientError
 
+from threefold import strict_json
 from threefold.errors import StorageUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
+
+    from threefold.pacing import Pacer
 
 T = TypeVar("T")
 Item = dict[str, Any]
@@ -28,6 +32,13 @@ Key = tuple[str, str]
 # https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchWriteItem.html and API_BatchGetItem.html
 WRITES_PER_CALL: Final = 25
 READS_PER_CALL: Final = 100
+# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html: 400 KB is the most; what an item
+# of this size leaves is for what sizes leave out.
+MAXIMUM_ITEM_BYTES: Final = 350 * 1024
+# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/read-write-operations.html: a write unit is 1 KB.
+UNIT_BYTES: Final = 1024
+# What of a large outcome makes it large.
+_LARGE_FIELD_BYTES: Final = 8 * 1024
 # DynamoDB's numbers hold 38 digits between these magnitudes.
 _LEAST, _MOST = 1e-130, 9.9e125
 _LEAST_INTEGER, _MOST_INTEGER = -(2**63), 2**64 - 1
@@ -67,7 +78,7 @@ class Place:
 class OutcomeTable:
     """Writes outcomes in batches and reads them back."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its collaborators, each by name
         self,
         client: DynamoDBClient,
         table: str,
@@ -75,6 +86,7 @@ class OutcomeTable:
         ttl_days: int,
         threads: int = 4,
         sleep: Callable[[float], None] = time.sleep,
+        pacer: Pacer | None = None,
     ) -> None:
         """Make a table.
 
@@ -84,16 +96,23 @@ class OutcomeTable:
             ttl_days: how long an outcome stays.
             threads: calls in flight at a time.
             sleep: waits between tries.
+            pacer: gives out write units; without one as many are written as the table takes.
         """
         self._client = client
         self._table = table
         self._ttl_seconds = ttl_days * 86_400
         self._threads = threads
         self._sleep = sleep
+        self._pacer = pacer
 
     def item(self, place: Place, prediction: Mapping[str, Any], *, now_ms: int) -> Item:
         """An outcome as DynamoDB takes it: one of `Outcomes.predictions()`, typed."""
-        item = {name: to_attribute(value) for name, value in prediction.items() if value is not None}
+        # Measured: most values are texts, and to ask for that here takes half the time.
+        item = {
+            name: {"S": value} if type(value) is str else to_attribute(value)
+            for name, value in prediction.items()
+            if value is not None
+        }
         item["pk"] = {"S": place.pk}
         item["sk"] = {"S": place.sk}
         item["expires"] = {"N": str(now_ms // 1000 + self._ttl_seconds)}
@@ -155,6 +174,10 @@ class OutcomeTable:
     def _write_batch(self, batch: Sequence[Item], deadline: float) -> list[Key]:
         requests: Any = {self._table: [{"PutRequest": {"Item": item}} for item in batch]}
         wait = _FIRST_WAIT_SECONDS
+        if self._pacer is not None:
+            units = sum(-(-item_bytes(item) // UNIT_BYTES) for item in batch)
+            if not self._pacer.take(units, deadline=deadline):
+                return [_key(item) for item in batch]
         while True:
             try:
                 requests = self._client.batch_write_item(RequestItems=requests).get("UnprocessedItems")
@@ -170,6 +193,59 @@ class OutcomeTable:
                 return [_key(request["PutRequest"]["Item"]) for request in requests[self._table]]
             self._sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
             wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+
+
+def item_bytes(item: Item) -> int:
+    """How large an item is, as DynamoDB counts, within some bytes a value."""
+    size = 0
+    for name, attribute in item.items():
+        text = attribute.get("S")
+        size += len(name) + (len(text) if text is not None and text.isascii() else attribute_bytes(attribute))
+    return size
+
+
+def attribute_bytes(attribute: Mapping[str, Any]) -> int:
+    """How large an attribute's value is; numbers by their text, which is no smaller."""
+    ((kind, value),) = attribute.items()
+    if kind in {"S", "N"}:
+        return len(value) if value.isascii() else len(value.encode())
+    if kind == "M":
+        return 3 + sum(len(name.encode()) + 1 + attribute_bytes(part) for name, part in value.items())
+    return 3 + sum(1 + attribute_bytes(part) for part in value) if kind == "L" else 1
+
+
+def lighten(item: Item, pointer: str) -> list[str]:
+    """Leave out of an item what makes it too large, and say where it stands.
+
+    Args:
+        item: it is changed.
+        pointer: the key of the object that holds the whole outcome.
+
+    Returns:
+        The names of what was left out.
+    """
+    heavy = [
+        name for name in item if name not in {"pk", "sk", "key"} and attribute_bytes(item[name]) > _LARGE_FIELD_BYTES
+    ]
+    for name in heavy:
+        del item[name]
+    item["pointer"] = {"S": pointer}
+    return heavy
+
+
+def whole(outcome: Mapping[str, Any], client: S3Client, bucket: str) -> dict[str, Any]:
+    """An outcome as it was, where a part of it was too large for the table.
+
+    Args:
+        outcome: as the table has it.
+        client: an S3 client.
+        bucket: where large outcomes stand.
+    """
+    values = {name: value for name, value in outcome.items() if name != "pointer"}
+    if (pointer := outcome.get("pointer")) is None:
+        return values
+    large: dict[str, Any] = strict_json.loads(client.get_object(Bucket=bucket, Key=pointer)["Body"].read())
+    return values | large
 
 
 def _key(item: Item) -> Key:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -17,7 +15,7 @@ from threefold.errors import NotServable, ThreefoldError
 from threefold.model import RUNTIME, Model
 from threefold.names import Metric
 from threefold.prediction import Outcomes, Part, Provenance
-from threefold.registry import Confirmed, Registry, open_store
+from threefold.registry import Confirmed, open_registry
 from threefold.release import Route, route
 from threefold.sessions import Sessions
 
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from aws_lambda_powertools import Logger
 
     from threefold.package import Package
+    from threefold.registry import Registry
     from threefold.request import Request
     from threefold.settings import Settings
 
@@ -291,13 +290,8 @@ def _mint_ids(count: int) -> list[str]:
 
 def open_predictor(settings: Settings, observe: Callable[[str, float, str], None]) -> Predictor:
     """The predictor of a function, as its settings say."""
-    registry = Registry(
-        open_store(settings.model_bucket, settings),
-        cache=Path(tempfile.gettempdir()) / "threefold-packages",
-        refresh_seconds=settings.refresh_seconds,
-    )
     return Predictor(
-        registry,
+        open_registry(settings),
         budget_bytes=settings.session_cache_bytes,
         threads=settings.threads,
         load_budget_seconds=settings.load_budget_seconds,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import obstore
@@ -33,7 +35,6 @@ from threefold.release import MODEL_NAME, Release
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from obstore.store import ObjectStore
 
@@ -298,6 +299,15 @@ class Registry:
             raise _without_document(model, error) from error
         release = Release.from_json(json.loads(baked.read_bytes()))
         return _Known(Confirmed(release, "baked", stale=True), None, until)
+
+
+def open_registry(settings: Settings) -> Registry:
+    """The registry of a function, as its settings say."""
+    return Registry(
+        open_store(settings.model_bucket, settings),
+        cache=Path(tempfile.gettempdir()) / "threefold-packages",
+        refresh_seconds=settings.refresh_seconds,
+    )
 
 
 def _without_release(model: str) -> UnknownModel:

@@ -35,7 +35,9 @@ class Settings:
         stage: the stage of the account that this function belongs to.
         auth: who may call the HTTPS door; `none` is refused unless `endpoint_url` is set.
         scope_template: the OAuth scope that opens a model with `auth: jwt`.
+        operate_scope_template: the OAuth scope that lets its holder cancel and resume a model's jobs.
         model_bucket: the versioned bucket that is the registry.
+        inbox_bucket: the versioned bucket that takes uploads and pending records.
         results_bucket: where the batch door writes its files.
         predictions_table: the DynamoDB table of outcomes.
         jobs_table: the DynamoDB table of jobs and of their chunks.
@@ -49,6 +51,11 @@ class Settings:
             function's memory.
         ttl_days: how long outcomes stay in the predictions table.
         chunk_bytes: the size a chunk of a CSV aims at.
+        chunk_rows: the most rows of a chunk.
+        writes_per_second: how many items of up to 1 KB one worker writes to the predictions table.
+        pending_minutes: how often pending records are collected; 0 means never.
+        link_seconds: how long a presigned form or address is good for.
+        upload_limit_bytes: the largest upload that a presigned form takes.
         memory_megabytes: the function's memory.
         endpoint_url: another AWS than Amazon's.
         region: the AWS region.
@@ -59,7 +66,9 @@ class Settings:
     stage: str = "dev"
     auth: Auth = "iam"
     scope_template: str = "predict:{model}"
+    operate_scope_template: str = "operate:{model}"
     model_bucket: str = ""
+    inbox_bucket: str = ""
     results_bucket: str = ""
     predictions_table: str = ""
     jobs_table: str = ""
@@ -71,6 +80,11 @@ class Settings:
     session_cache_megabytes: int = 0
     ttl_days: int = 90
     chunk_bytes: int = 8 * 1024 * 1024
+    chunk_rows: int = 50_000
+    writes_per_second: float = 500.0
+    pending_minutes: int = 60
+    link_seconds: int = 900
+    upload_limit_bytes: int = 5 * 1024**3
     memory_megabytes: int = MEGABYTES_PER_VCPU
     endpoint_url: str = ""
     region: str = ""

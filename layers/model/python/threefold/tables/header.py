@@ -72,14 +72,16 @@ class Top:
     line: int
 
 
-def read_header(head: bytes, wanted: Collection[str]) -> Top:
+def read_header(head: bytes, wanted: Collection[str], *, delimiter: str | None = None) -> Top:
     """Read the header row from a file's first bytes.
 
-    The delimiter is the one under which most of the wanted names are found, and after that most columns.
+    Unless it is said, the delimiter is the one under which most of the wanted names are found, and after that most
+    columns.
 
     Args:
         head: more bytes than MAXIMUM_RECORD_BYTES, or the whole file.
         wanted: names that a column may have.
+        delimiter: the one that the uploader names.
 
     Raises:
         InvalidTable: there is none, it is not UTF-8, or a name stands in it twice.
@@ -93,7 +95,7 @@ def read_header(head: bytes, wanted: Collection[str]) -> Top:
     if not body:
         message = f"file: want a header row, got {'nothing' if not head else 'no text'}"
         raise InvalidTable(message)
-    tops = [_read(body, delimiter) for delimiter in DELIMITERS]
+    tops = [_read(body, one) for one in (delimiter or DELIMITERS)]
     found = max(tops, key=lambda top: (len({*wanted} & {*top.header.columns}), len(top.header.columns)))
     columns = found.header.columns
     if doubled := sorted({name for name in columns if columns.count(name) > 1}):

@@ -6,6 +6,7 @@ import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import urlencode
 
 from botocore.exceptions import HTTPClientError, IncompleteReadError
 
@@ -13,7 +14,7 @@ from threefold import strict_json
 from threefold.errors import StorageUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
     from botocore.response import StreamingBody
@@ -25,6 +26,8 @@ LEAST_PART_BYTES: Final = 5 * 1024**2
 # Memory follows from this; 10,000 parts of it are 80 GB.
 PART_BYTES: Final = 8 * 1024**2
 CONTENT_TYPE: Final = "text/csv; charset=utf-8"
+# More objects than this, or larger ones, are put together in larger parts: S3 takes 10,000 of them.
+_PARTS: Final = 4_500
 _TRIES: Final = 4
 _COPIES_AT_A_TIME: Final = 8
 
@@ -84,14 +87,37 @@ def _skip(body: StreamingBody, count: int) -> None:
 
 
 class ObjectWriter:
-    """Writes an object piece by piece: at once if it is small, else in parts, and not at all if the block fails."""
+    """Writes an object piece by piece: at once if it is small, else in parts, and not at all if the block fails.
 
-    def __init__(self, client: S3Client, bucket: str, key: str) -> None:
-        """Make a writer; use it as a context manager."""
+    Attributes:
+        size_bytes: how much was written so far.
+    """
+
+    def __init__(
+        self,
+        client: S3Client,
+        bucket: str,
+        key: str,
+        *,
+        tags: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Make a writer; use it as a context manager.
+
+        Args:
+            client: an S3 client.
+            bucket: where the object goes.
+            key: its key.
+            tags: by which lifecycle rules know it.
+            metadata: what goes with it.
+        """
         self._client = client
         self._address: Any = {"Bucket": bucket, "Key": key}
+        self._about: Any = {"ContentType": CONTENT_TYPE, "Metadata": dict(metadata or {}), **_tagging(tags)}
+        self._part_bytes = PART_BYTES
         self._pieces: list[bytes] = []
         self._size = 0
+        self.size_bytes = 0
         self._upload: str | None = None
         self._parts: dict[int, str] = {}
         self._numbers = itertools.count(1)
@@ -104,17 +130,20 @@ class ObjectWriter:
         if piece:
             self._pieces.append(piece)
             self._size += len(piece)
-        if self._size >= PART_BYTES:
+            self.size_bytes += len(piece)
+        if self._size >= self._part_bytes:
             self._flush()
 
-    def append(self, objects: Iterable[tuple[str, int]]) -> None:
+    def append(self, objects: Sequence[tuple[str, int]]) -> None:
         """Add objects of the same bucket, given as (key, size): S3 copies the large ones itself."""
+        self._part_bytes = max(PART_BYTES, sum(size for _, size in objects) // _PARTS)
+        least = LEAST_PART_BYTES if len(objects) <= _PARTS else self._part_bytes
         with ThreadPoolExecutor(_COPIES_AT_A_TIME) as pool:
             copies = []
             for key, size in objects:
                 # A part has a least size: what is pending is filled up to it before S3 copies the rest.
                 lacking = LEAST_PART_BYTES - self._size if 0 < self._size < LEAST_PART_BYTES else 0
-                if size - lacking < LEAST_PART_BYTES:
+                if size - lacking < least:
                     lacking = size
                 for piece in read(self._client, self._address["Bucket"], key, end=lacking):
                     self.write(piece)
@@ -133,7 +162,7 @@ class ObjectWriter:
                 self._client.abort_multipart_upload(**self._address, UploadId=self._upload)
             return
         if self._upload is None:
-            self._client.put_object(**self._address, Body=b"".join(self._pieces), ContentType=CONTENT_TYPE)
+            self._client.put_object(**self._address, Body=b"".join(self._pieces), **self._about)
             return
         if self._size:
             self._flush()
@@ -142,7 +171,7 @@ class ObjectWriter:
 
     def _open(self) -> str:
         if self._upload is None:
-            created = self._client.create_multipart_upload(**self._address, ContentType=CONTENT_TYPE)
+            created = self._client.create_multipart_upload(**self._address, **self._about)
             self._upload = created["UploadId"]
         return self._upload
 
@@ -163,27 +192,27 @@ class ObjectWriter:
         self._parts[number] = copied["CopyPartResult"]["ETag"]
 
 
-def merge(client: S3Client, bucket: str, prefix: str, target: str, head: bytes) -> dict[str, int]:
-    """Put the objects under a prefix together, in the order of their keys.
+def sizes(client: S3Client, bucket: str, prefix: str) -> dict[str, int]:
+    """The objects under a prefix, in the order of their keys: sizes in bytes, by key."""
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    return {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", [])}
+
+
+def merge(client: S3Client, bucket: str, objects: Sequence[tuple[str, int]], target: str, head: bytes) -> None:
+    """Put objects of a bucket together.
 
     Args:
         client: an S3 client.
         bucket: where all of them are.
-        prefix: what the keys begin with.
+        objects: which, in order, as (key, size).
         target: the key of the whole.
         head: what the whole begins with; the first object may begin with it already.
-
-    Returns:
-        What was put together: sizes in bytes, by key.
     """
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    found = {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", [])}
     with ObjectWriter(client, bucket, target) as writer:
-        first = next(iter(found), None)
-        if first is None or not found[first] or next(read(client, bucket, first, end=len(head)), b"") != head:
+        first, size = objects[0] if objects else ("", 0)
+        if not size or next(read(client, bucket, first, end=len(head)), b"") != head:
             writer.write(head)
-        writer.append(found.items())
-    return found
+        writer.append(objects)
 
 
 def read_json(client: S3Client, bucket: str, key: str) -> Any:  # noqa: ANN401 - JSON
@@ -191,6 +220,13 @@ def read_json(client: S3Client, bucket: str, key: str) -> Any:  # noqa: ANN401 -
     return json.loads(b"".join(read(client, bucket, key)))
 
 
-def write_json(client: S3Client, bucket: str, key: str, document: object) -> None:
+def write_json(
+    client: S3Client, bucket: str, key: str, document: object, *, tags: Mapping[str, str] | None = None
+) -> None:
     """Put a JSON document."""
-    client.put_object(Bucket=bucket, Key=key, Body=strict_json.dumps(document), ContentType="application/json")
+    about: Any = {"ContentType": "application/json", **_tagging(tags)}
+    client.put_object(Bucket=bucket, Key=key, Body=strict_json.dumps(document), **about)
+
+
+def _tagging(tags: Mapping[str, str] | None) -> dict[str, str]:
+    return {"Tagging": urlencode(tags)} if tags else {}

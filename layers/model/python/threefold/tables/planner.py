@@ -1,4 +1,4 @@
-"""Cuts a CSV into chunks: record-aligned byte ranges, the same for the same bytes whenever they are planned."""
+"""Cuts a CSV into chunks, the same for the same bytes whenever they are planned, and says what a job goes by."""
 
 from __future__ import annotations
 
@@ -18,45 +18,10 @@ if TYPE_CHECKING:
     from threefold.tables.records import Block
 
 SCHEMA: Final = 1
-# Short rows make large results: 50,000 rows are some 12 MB of outcomes, and at a hundred writes a second they are
-# still done within the 15 minutes that Lambda gives (https://docs.aws.amazon.com/lambda/latest/dg/configuration-timeout.html).
-ROWS_PER_CHUNK: Final = 50_000
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A record-aligned byte range of an object.
-
-    Attributes:
-        number: counted from 0.
-        bucket: where the object is.
-        key: its key.
-        version: its version, if it is the upload itself.
-        start: the first byte.
-        end: the byte after the last one.
-        row: the number of the first record, 1 for the first under the header.
-        line: the number of the line that the range begins with.
-        rows: how many records.
-    """
-
-    number: int
-    bucket: str
-    key: str
-    version: str | None
-    start: int
-    end: int
-    row: int
-    line: int
-    rows: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The chunk as the manifest lists it."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Chunk:
-        """Read what `to_json` wrote."""
-        return cls(**document)
+# After so many chunks they are twice as large, and again: 5 TB, S3's largest object, are 9,000 chunks of 8 MiB and
+# more, and an object can be put together from 10,000 parts
+# (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html).
+DOUBLED_AFTER: Final = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +30,12 @@ class Plan:
 
     Attributes:
         release: the release document's object version that the job follows, whatever is promoted meanwhile.
-        digest: the champion that it names.
+        digest: the champion that it names, or the version that was asked for.
         kind: what that answers.
         at_ms: the time of all records, milliseconds since 1970.
         header: the file's header row.
+        version: the digest that alone scores the job, if the uploader named a version.
+        store: whether outcomes go to the predictions table, and not to the result file alone.
     """
 
     job: str
@@ -78,6 +45,8 @@ class Plan:
     kind: Kind
     at_ms: int
     header: Header
+    version: str | None = None
+    store: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """The plan as the results bucket keeps it."""
@@ -107,15 +76,15 @@ class Piece:
     rows: int
 
 
-def cut(blocks: Iterator[Block], *, chunk_bytes: int, chunk_rows: int = ROWS_PER_CHUNK) -> Iterator[Piece]:
+def cut(blocks: Iterator[Block], *, chunk_bytes: int, chunk_rows: int) -> Iterator[Piece]:
     """Say which chunk each part of a file belongs to, in the file's order.
 
     A chunk ends with the first record that makes it as large as it should be.
 
     Args:
         blocks: the file's records.
-        chunk_bytes: the size that a chunk aims at.
-        chunk_rows: the most records of a chunk.
+        chunk_bytes: the size that a chunk aims at; later ones aim at more.
+        chunk_rows: the most records of a chunk; later ones have more.
 
     Raises:
         InvalidTable: bytes that are not UTF-8.
@@ -126,8 +95,9 @@ def cut(blocks: Iterator[Block], *, chunk_bytes: int, chunk_rows: int = ROWS_PER
         first, start, line = 0, 0, block.line
         while start < len(block.data):
             # The first record that fills the chunk, by size or by count.
-            by_size = int(np.searchsorted(block.ends, start + chunk_bytes - size))
-            last = min(by_size, first + chunk_rows - rows - 1)
+            times = 2 ** (number // DOUBLED_AFTER)
+            by_size = int(np.searchsorted(block.ends, start + chunk_bytes * times - size))
+            last = min(by_size, first + chunk_rows * times - rows - 1)
             full = last < len(block)
             end = int(block.ends[last]) if full else len(block.data)
             count = (last + 1 if full else len(block)) - first

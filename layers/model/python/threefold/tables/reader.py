@@ -17,7 +17,7 @@ from threefold.request import Matrix, Records
 from threefold.tables.records import MAXIMUM_RECORD_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -71,6 +71,13 @@ class Batch:
         """The positions of `rows` in the batch."""
         return [i for i in range(self.count) if i not in self.bad] if self.bad else range(self.count)
 
+    @property
+    def end(self) -> tuple[int, int, int]:
+        """Where the next record begins: its place in the object, its number, and the number of its line."""
+        block = self.block
+        stop = int(block.ends[self.first + self.count - 1])
+        return block.offset + stop, self.numbers.stop, block.line + int(np.searchsorted(block.newlines, stop))
+
     def texts(self) -> list[bytes]:
         """The records as they are written, without their lines' ends."""
         return _records(self.block, self.first, self.first + self.count)
@@ -117,17 +124,24 @@ class RowReader:
         self._near = self._width <= _COUNTABLE and self._columns <= {1, self._width - 1}
         self._integers = [positions[feature.name] for _, feature in ordered if feature.type.startswith("int")]
 
-    def read(self, block: Block) -> Iterator[Batch]:
-        """A block's records, at most ROWS_PER_BATCH at a time."""
+    def read(self, block: Block, most: Callable[[], int] = lambda: ROWS_PER_BATCH) -> Iterator[Batch]:
+        """A block's records, a bounded number at a time.
+
+        Args:
+            block: some records.
+            most: how many at a time, asked before each batch.
+        """
         if block.unclosed:
             yield Batch(block, 0, 1, Records([]), None if self._key is None else [], {0: "want quotes that are closed"})
             return
         # A carriage return within a record, and not at its end, needs the careful way.
         data = block.data
         numeric = self._numeric and (b"\r" not in data or data.count(b"\r") == data.count(b"\r\n"))
-        for first in range(0, len(block), ROWS_PER_BATCH):
-            last = min(first + ROWS_PER_BATCH, len(block))
+        first = 0
+        while first < len(block):
+            last = min(first + most(), len(block))
             yield (self._read_numbers(block, first, last) if numeric else None) or self._read_cells(block, first, last)
+            first = last
 
     def _read_numbers(self, block: Block, first: int, last: int) -> Batch | None:
         if self._key is not None and (block.stops[first:last] - block.starts[first:last]).max() > MAXIMUM_KEY_BYTES:

@@ -11,17 +11,19 @@ from threefold.model import RUNTIME
 from threefold.prediction import Status
 from threefold.release import Route
 from threefold.request import Request
-from threefold.tables.reader import RowReader
+from threefold.tables.reader import ROWS_PER_BATCH, RowReader
 from threefold.tables.records import read_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from threefold.chunks import Chunk
     from threefold.model import Model
     from threefold.prediction import Outcomes
     from threefold.predictor import Predictor
     from threefold.registry import Confirmed
-    from threefold.tables.planner import Chunk, Plan
+    from threefold.release import Release
+    from threefold.tables.planner import Plan
     from threefold.tables.reader import Batch
 
 
@@ -91,8 +93,9 @@ class ChunkScorer:
         self._predictor = predictor
         self._plan = plan
         self._now = now
-        self._confirmed = predictor.registry.pinned(plan.model, plan.release)
-        champion, *others = _load(predictor, self._confirmed)
+        confirmed = predictor.registry.pinned(plan.model, plan.release)
+        self._routes = _routes(confirmed.release, plan.version)
+        champion, *others = _load(predictor, confirmed, self._routes, exact=plan.version is not None)
         known = champion.manifest.signature.features
         features = {feature.name: feature for feature in known}
         for model in others:
@@ -103,26 +106,30 @@ class ChunkScorer:
         numeric = champion.encoder.matrix_ready and len(features) == len(known)
         self._reader = RowReader(plan.header, tuple(features.values()), key=champion.manifest.key, numeric=numeric)
 
-    def score(self, stream: Iterator[bytes], chunk: Chunk) -> Iterator[Scored]:
+    def score(
+        self, stream: Iterator[bytes], chunk: Chunk, most: Callable[[], int] = lambda: ROWS_PER_BATCH
+    ) -> Iterator[Scored]:
         """Score the records of a chunk, a bounded number at a time.
 
         Args:
             stream: the chunk's bytes.
             chunk: where they stand in the file.
+            most: how many at a time, asked before each batch.
         """
         delimiter = self._plan.header.delimiter
         for block in read_blocks(stream, delimiter, offset=chunk.start, row=chunk.row, line=chunk.line):
-            for batch in self._reader.read(block):
+            for batch in self._reader.read(block, most):
                 yield self._score(batch)
 
     def _score(self, batch: Batch) -> Scored:
-        plan, champion = self._plan, self._confirmed.release.champion
+        plan, route = self._plan, self._routes[0]
         ids = RowIds(plan.job, batch.numbers)
         outcomes = None
         if len(batch.rows):
             request = Request(
                 model=plan.model,
                 rows=batch.rows,
+                version=plan.version,
                 release_id=plan.release,
                 ids=ids.select(batch.good) if batch.bad else ids,
                 keys=batch.keys,
@@ -130,9 +137,9 @@ class ChunkScorer:
             outcomes = self._predictor.predict(request)
         rejection = {
             "model": plan.model,
-            "version": champion.version,
-            "digest": champion.digest,
-            "role": "champion",
+            "version": route.version,
+            "digest": route.digest,
+            "role": route.role,
             "release": plan.release,
             "runtime": RUNTIME,
             "status": Status.REJECTED.value,
@@ -142,18 +149,23 @@ class ChunkScorer:
         return Scored(batch, outcomes, ids, rejection)
 
 
-def _load(predictor: Predictor, confirmed: Confirmed) -> list[Model]:
-    """The packages that a release sends records to, the champion's first."""
-    release = confirmed.release
+def _routes(release: Release, version: str | None) -> list[Route]:
+    """The packages that records go to: the one that is asked for alone, else the champion first."""
+    if version is not None:
+        return [release.find(version)]
     routes = [Route(release.champion.digest, release.champion.version, "champion")]
     if (challenger := release.challenger) is not None and challenger.mode == "canary":
         routes.append(Route(challenger.digest, challenger.version, "canary"))
-    models = []
+    return routes
+
+
+def _load(predictor: Predictor, confirmed: Confirmed, routes: Sequence[Route], *, exact: bool) -> list[Model]:
+    name, models = confirmed.release.model, []
     for route in routes:
-        served, model = predictor.load(confirmed, route)
+        served, model = predictor.load(confirmed, route, exact=exact)
         if served.digest != route.digest:
-            reason = predictor.refusals.get(release.model, "it is not loaded yet")
-            message = f"model '{release.model}': want {route.version}, which the job is pinned to, got none: {reason}"
+            reason = predictor.refusals.get(name, "it is not loaded yet")
+            message = f"model '{name}': want {route.version}, which the job is pinned to, got none: {reason}"
             raise NotServable(message)
         models.append(model)
     return models

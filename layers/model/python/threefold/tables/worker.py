@@ -1,0 +1,260 @@
+"""One invocation's work on a chunk: rows scored, stored and written out for as long as there is time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from threefold.chunks import Counts
+from threefold.errors import StorageUnavailable
+from threefold.jobs import Files, iso
+from threefold.names import WORK_TAG
+from threefold.outcomes import MAXIMUM_ITEM_BYTES, Place, item_bytes, lighten
+from threefold.prediction import Status
+from threefold.tables.objects import ObjectWriter, read, write_json
+from threefold.tables.progress import PARTS, REJECTS
+from threefold.tables.reader import ROWS_PER_BATCH
+from threefold.tables.results import ResultRows
+from threefold.tables.scoring import ChunkScorer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mypy_boto3_s3 import S3Client
+
+    from threefold.chunks import Chunk
+    from threefold.outcomes import OutcomeTable
+    from threefold.predictor import Predictor
+    from threefold.tables.planner import Plan
+    from threefold.tables.reader import Batch
+    from threefold.tables.scoring import Scored
+
+# A batch that takes longer is made smaller: what is lost when a worker is killed, or told too late to stop, is a batch.
+BATCH_SECONDS: Final = 30.0
+# How long a row takes is seen on so many.
+FIRST_ROWS: Final = 16
+# How often a worker looks whether its job goes on.
+LOOK_SECONDS: Final = 5.0
+# The next rows may take so many times as long as the last.
+_SLOWER: Final = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What became of a chunk in one invocation.
+
+    Attributes:
+        counts: of the rows that are done.
+        rest: what there was no time for.
+        sizes: of the files that were written, in bytes, as `<folder>_bytes`.
+        written_items: how many outcomes went to the predictions table.
+    """
+
+    counts: Counts
+    rest: Chunk | None
+    sizes: dict[str, int]
+    written_items: int
+
+    def values(self) -> dict[str, Any]:
+        """What the chunk's item says of it."""
+        return {**asdict(self.counts), **self.sizes, "rest": self.rest.to_json() if self.rest else {}}
+
+
+class ChunkWorker:
+    """Scores chunks of any job."""
+
+    def __init__(  # noqa: PLR0913 - its collaborators, each by name
+        self,
+        predictor: Predictor,
+        outcomes: OutcomeTable,
+        s3: S3Client,
+        *,
+        results_bucket: str,
+        writes_per_second: float,
+        clock: Callable[[], float] = time.monotonic,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        """Make a worker.
+
+        Args:
+            predictor: the way to score.
+            outcomes: the predictions table.
+            s3: an S3 client.
+            results_bucket: where files go.
+            writes_per_second: the pace of the table.
+            clock: seconds that never go back.
+            now_ms: the time of day, milliseconds since 1970.
+        """
+        self._predictor = predictor
+        self._outcomes = outcomes
+        self._s3 = s3
+        self._bucket = results_bucket
+        self._writes_per_second = writes_per_second
+        self._clock = clock
+        self._now_ms = now_ms
+
+    def work(self, plan: Plan, chunk: Chunk, *, deadline: float, goes_on: Callable[[], bool]) -> Work | None:
+        """Score a chunk, or as much of it as there is time for. Done again, it lands on the same items and files.
+
+        Args:
+            plan: the job's.
+            chunk: whose rows.
+            deadline: on the clock.
+            goes_on: whether the job does, asked now and then.
+
+        Returns:
+            What became of it; None if the job does not go on.
+
+        Raises:
+            StorageUnavailable: there was no time for a single batch.
+        """
+        try:
+            return self._work(plan, chunk, deadline, goes_on)
+        except _Stopped:
+            return None
+
+    def _work(self, plan: Plan, chunk: Chunk, deadline: float, goes_on: Callable[[], bool]) -> Work:
+        scorer = ChunkScorer(self._predictor, plan, lambda: iso(self._now_ms()))
+        rows, files = ResultRows(plan.header, plan.kind), Files(plan.model, plan.job)
+        stream = read(self._s3, chunk.bucket, chunk.key, version=chunk.version, start=chunk.start, end=chunk.end)
+        watch = _Watch(self._clock, deadline, self._most(plan))
+        counts, rest, written = Counts(), chunk, 0
+        with self._writer(files, PARTS, chunk) as results, self._writer(files, REJECTS, chunk) as rejects:
+            if chunk.id == (0, 0):
+                results.write(rows.head())
+                rejects.write(rows.rejects_head())
+            for scored in watch.over(scorer.score(stream, chunk, watch.most)):
+                batch, predictions = scored.batch, scored.predictions()
+                try:
+                    watch.check(chunk, counts)
+                    if plan.store:
+                        written += self.store(plan, batch, predictions, deadline)
+                except StorageUnavailable:
+                    if not counts.rows:
+                        raise
+                    break
+                results.write(rows.joined(batch, predictions))
+                rejects.write(rows.rejected(batch, predictions))
+                ends = [prediction["status"] for prediction in predictions]
+                counts += Counts(len(ends), **{status.value: ends.count(status.value) for status in Status})
+                rest = _after(chunk, batch, counts.rows)
+                if rest.rows and not watch.leaves(len(ends), rest.rows):
+                    break
+                if watch.looks() and not goes_on():
+                    # An error to the writers: of a job that does not go on, no files are wanted.
+                    raise _Stopped
+        sizes = {f"{PARTS}_bytes": results.size_bytes, f"{REJECTS}_bytes": rejects.size_bytes}
+        return Work(counts, rest if rest.rows else None, sizes, written)
+
+    def store(self, plan: Plan, batch: Batch, predictions: list[dict[str, Any]], deadline: float) -> int:
+        """Write outcomes to the predictions table; what is too large for it goes to the results bucket.
+
+        Args:
+            plan: the job's.
+            batch: the records.
+            predictions: one each; of a large one, the pointer stands in the place of what is large.
+            deadline: on the clock.
+
+        Returns:
+            How many were written.
+
+        Raises:
+            StorageUnavailable: not all of them could be.
+        """
+        now_ms, table = self._now_ms(), self._outcomes
+        items = []
+        for number, prediction in zip(batch.numbers, predictions, strict=True):
+            place = Place(
+                plan.model, prediction.get("key") or prediction["id"], plan.at_ms, f"{plan.job}#{number:010d}"
+            )
+            item = table.item(place, prediction, now_ms=now_ms)
+            if item_bytes(item) > MAXIMUM_ITEM_BYTES:
+                key = Files(plan.model, plan.job).large(number)
+                write_json(self._s3, self._bucket, key, prediction)
+                prediction.update(dict.fromkeys(lighten(item, key), key))
+            items.append(item)
+        if unwritten := table.write(items, deadline=deadline):
+            message = f"predictions table: want {len(items)} outcomes written, got no time for {len(unwritten)} of them"
+            raise StorageUnavailable(message)
+        return len(items)
+
+    def _most(self, plan: Plan) -> int:
+        """As many rows as a batch may have at the table's pace."""
+        return (
+            max(1, min(ROWS_PER_BATCH, int(self._writes_per_second * BATCH_SECONDS))) if plan.store else ROWS_PER_BATCH
+        )
+
+    def _writer(self, files: Files, folder: str, chunk: Chunk) -> ObjectWriter:
+        return ObjectWriter(self._s3, self._bucket, files.part(folder, *chunk.id), tags=dict([WORK_TAG]))
+
+
+class _Stopped(Exception):
+    """The job does not go on."""
+
+
+class _Watch:
+    """How much time there is, and how many rows fit into it."""
+
+    def __init__(self, clock: Callable[[], float], deadline: float, limit: int) -> None:
+        self._clock = clock
+        self._deadline = deadline
+        self._limit = limit
+        self._most = min(FIRST_ROWS, limit)
+        self._began = self._looked = clock()
+
+    def most(self) -> int:
+        """How many rows the next batch may have."""
+        return self._most
+
+    def over(self, batches: Iterator[Scored]) -> Iterator[Scored]:
+        """The batches, each timed while it is scored."""
+        while (scored := self._next(batches)) is not None:
+            yield scored
+
+    def _next(self, batches: Iterator[Scored]) -> Scored | None:
+        began = self._clock()
+        scored = next(batches, None)
+        seconds = self._clock() - began
+        if scored is not None and seconds > 0:
+            self._most = max(1, min(self._limit, int(BATCH_SECONDS * scored.batch.count / seconds)))
+        return scored
+
+    def check(self, chunk: Chunk, counts: Counts) -> None:
+        """See that there is any time left.
+
+        Raises:
+            StorageUnavailable: there is none.
+        """
+        if self._clock() > self._deadline:
+            message = f"chunk {chunk.number}: want {chunk.rows} rows scored, got no time after {counts.rows}"
+            raise StorageUnavailable(message)
+
+    def leaves(self, done: int, left: int) -> bool:
+        """Whether there is time for another batch, as long as the last one took a row.
+
+        Args:
+            done: the rows of the last batch.
+            left: the rows that are left.
+        """
+        now = self._clock()
+        seconds, self._began = now - self._began, now
+        if seconds > 0:
+            fit = int((self._deadline - now) * done / (seconds * _SLOWER))
+            self._most = max(1, min(self._most, fit))
+            return fit >= min(FIRST_ROWS, self._limit, left)
+        return now < self._deadline
+
+    def looks(self) -> bool:
+        """Whether it is time to look up."""
+        now = self._clock()
+        if now < self._looked + LOOK_SECONDS:
+            return False
+        self._looked = now
+        return True
+
+
+def _after(chunk: Chunk, batch: Batch, rows: int) -> Chunk:
+    """What is left of a chunk after a batch, when so many of its rows are done."""
+    start, row, line = batch.end
+    return replace(chunk, start=start, row=row, line=line, rows=chunk.rows - rows, part=chunk.part + 1)
