@@ -82,9 +82,7 @@ def test_the_monitor_reads_the_registry_as_predict_does_and_writes_releases_alon
 ) -> None:
     write = ("s3:PutObject", f"{BUCKET % 'models'}/releases/*")
     assert writes(iam, "monitor") == {write}
-    grants = {
-        door: {grant for grant in each.grants(door) if grant[0] not in LOGS} for door in ("predict", "monitor")
-    }
+    grants = {door: {grant for grant in each.grants(door) if grant[0] not in LOGS} for door in ("predict", "monitor")}
     assert {action for action, _ in grants["monitor"] - grants["predict"]} == {"s3:PutObject"}
     assert grants["predict"] <= grants["monitor"]
 
