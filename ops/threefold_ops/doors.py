@@ -9,7 +9,6 @@ import socket
 import time
 import uuid
 from dataclasses import dataclass, replace
-from email.header import Header
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +20,7 @@ from botocore.httpsession import URLLib3Session
 from threefold.chunks import Counts
 from threefold.jobs import ENDED, JobState, JobTable, Upload
 from threefold.names import PENDING_PREFIX, UPLOAD_SUFFIXES
-from threefold.tables.options import Options
+from threefold.tables.options import Options, encode
 from threefold_ops import transfer
 from threefold_ops.errors import OperatorError
 
@@ -132,7 +131,7 @@ class Inbox:
         for name, value in options.items():
             if not value.isprintable() and value != "\t":
                 raise OperatorError(f"option '{name}': want one line of text, got {value!r:.60}")
-        metadata = {name: _metadata(value) for name, value in options.items()}
+        metadata = {name: encode(value) for name, value in options.items()}
         Options.read(metadata, None)
         size_bytes = sum(len(name) + len(value) for name, value in metadata.items())
         if size_bytes > METADATA_BYTES:
@@ -205,13 +204,6 @@ class Inbox:
             OperatorError: there is no such file any more, or it cannot be written.
         """
         transfer.download(self._s3, self._system.results_bucket, key, path, moved=moved)
-
-
-def _metadata(text: str) -> str:
-    """An option as an object's metadata carry it, which are headers of HTTP: ASCII, and no tab at their ends."""
-    if text == "\t":
-        return "tab"
-    return text if text.isascii() else Header(text, "utf-8").encode(linesep="", maxlinelen=0)
 
 
 class Queues:

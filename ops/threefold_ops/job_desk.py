@@ -1,10 +1,9 @@
-"""What an operator asks of jobs: which there are, one by the beginning of its id, to stop or go on, what one cost."""
+"""What an operator asks of jobs: which there are, one by the beginning of its id, to stop or to go on."""
 
 from __future__ import annotations
 
 import re
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from threefold.errors import UnknownJob, WrongState, shown
 from threefold.job_control import JobControl
@@ -13,21 +12,14 @@ from threefold_ops.doors import Inbox
 from threefold_ops.errors import OperatorError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from threefold.items import Values
     from threefold_ops.system import System
     from threefold_ops.target import Target
 
 # How many of each model's newest jobs the beginning of an id is looked for among.
 RECENT: Final = 100
-NO_PRICES: Final[Mapping[str, float]] = MappingProxyType({})
 _ID: Final = re.compile(r"[0-9a-f]{6,32}")
 _ID_LENGTH: Final = 32
-# The plan and the finish are invocations too; https://docs.aws.amazon.com/step-functions/latest/dg/concepts-transitions.html:
-# a distributed map pays a transition for each child that it starts, and the child has a few states of its own.
-_JOB_STEPS: Final = 2
-_CHUNK_TRANSITIONS: Final = 4
 
 
 class JobDesk:
@@ -98,28 +90,3 @@ class JobDesk:
         if job["state"] not in ENDED or "predictions_key" not in job:
             raise WrongState(f"job {job['job']}: want one with results, got one that is {job['state']}")
         return job
-
-
-def job_cost(job: Mapping[str, Any], prices: Mapping[str, float], *, architecture: str = "x86_64") -> float | None:
-    """What a job cost at list prices: the time of its workers, the outcomes that they wrote, and its steps.
-
-    Requests to S3, and items above 1 KB, come on top.
-
-    Args:
-        job: its item.
-        prices: of one unit each, by the names of prices.json: `lambda_gb_second_<architecture>`, `lambda_requests`,
-            `dynamodb_writes` and `step_functions_transitions`.
-        architecture: of the functions.
-
-    Returns:
-        In the currency of the prices; None where there are no prices, or the job does not say what it took.
-    """
-    if not prices or not {"worker_ms", "memory_megabytes", "written_items", "chunks"} <= job.keys():
-        return None
-    gigabyte_seconds = job["worker_ms"] / 1000 * job["memory_megabytes"] / 1024
-    return float(
-        gigabyte_seconds * prices[f"lambda_gb_second_{architecture}"]
-        + (job["chunks"] + _JOB_STEPS) * prices["lambda_requests"]
-        + job["written_items"] * prices["dynamodb_writes"]
-        + (job["chunks"] * _CHUNK_TRANSITIONS + _JOB_STEPS) * prices["step_functions_transitions"]
-    )

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from threefold_ops.manifest import read_model_file
 
 from tests.long.batch_door import MODEL, Rows
+from threefold_ops.authoring.manifest import read_model_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

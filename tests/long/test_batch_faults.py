@@ -14,12 +14,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from threefold_ops.publish import publish
 
 from tests.long.batch_door import FUNCTION, MODEL, Door, Results, Rows, open_door
 from threefold.errors import WrongState
 from threefold.jobs import JobState
 from threefold.release import Version
+from threefold_ops.registry.publish import publish
 from threefold_ops.system import open_registry
 
 if TYPE_CHECKING:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-
-import pytest
 
 from infra.context import DeploymentContext
 from threefold.names import WORK_DAYS, WORK_TAG
 from threefold.tables.reader import MAXIMUM_KEY_BYTES
 from threefold.tables.records import MAXIMUM_RECORD_BYTES
-from threefold_ops.job_desk import job_cost
+from threefold_ops.evaluation.costs import job_cost, read_prices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,11 +21,7 @@ DEFAULTS: Final = DeploymentContext()
 PACE: Final = DEFAULTS.write_budget // DEFAULTS.chunk_concurrency
 # Whether outcomes are stored, and a worker's pace.
 CASES: Final = ((True, PACE), (True, 5 * PACE), (False, 5 * PACE))
-SERVICES: Final = (
-    ("lambda_gb_second_x86_64", "lambda_requests"),
-    ("dynamodb_writes",),
-    ("step_functions_transitions",),
-)
+SERVICES: Final = (("lambda_duration", "lambda_requests"), ("dynamodb",), ("s3",), ("step_functions",))
 
 
 def table(name: str) -> list[list[str]]:
@@ -37,42 +30,30 @@ def table(name: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
 
 
-@pytest.fixture(scope="module")
-def prices() -> dict[str, float]:
-    """Of one unit each."""
-    found = {}
-    for name, price, per, _ in table("prices"):
-        match = re.match(r"[\d,]+", per)
-        found[name.strip("`")] = float(price) / int(match[0].replace(",", "") if match else 1)
-    return found
-
-
-def cost(prices: dict[str, float], *, stored: bool, pace: int) -> float:
-    job: dict[str, Any] = {
-        "worker_ms": ROWS / pace * 1000,
-        "memory_megabytes": DEFAULTS.batch_memory,
-        "written_items": ROWS if stored else 0,
-        "chunks": CHUNKS,
-    }
-    found = job_cost(job, prices)
-    assert found is not None
-    return found
-
-
-def lines(prices: dict[str, float]) -> Iterator[list[str]]:
+def lines() -> Iterator[list[str]]:
     """What the page should say, from the very function that says what a job cost."""
     for stored, pace in CASES:
-        parts = [
-            cost({name: price if name in names else 0 for name, price in prices.items()}, stored=stored, pace=pace)
-            for names in SERVICES
-        ]
-        figures = [*parts, cost(prices, stored=stored, pace=pace)]
-        yield ["yes" if stored else "no", f"{pace:,}", *(f"{figure:.3f} USD" for figure in figures)]
+        job: dict[str, Any] = {
+            "worker_ms": ROWS / pace * 1000,
+            "memory_megabytes": DEFAULTS.batch_memory,
+            "written_items": ROWS if stored else 0,
+            "rows": ROWS,
+            "chunks": CHUNKS,
+        }
+        cost = job_cost(read_prices(), job)
+        assert cost is not None
+        parts = [sum(cost.services[name] for name in names) for names in SERVICES]
+        yield ["yes" if stored else "no", f"{pace:,}", *(f"{figure:.3f} USD" for figure in [*parts, cost.total])]
 
 
-def test_the_costs_are_those_of_the_pages_prices(prices: dict[str, float]) -> None:
-    wanted = [*lines(prices)]
+def test_the_costs_are_those_of_the_price_list() -> None:
+    wanted = [*lines()]
     assert table("costs") == wanted, "\n".join(f"| {' | '.join(line)} |" for line in wanted)
+
+
+def test_the_page_names_the_price_lists_day_and_region() -> None:
+    prices = read_prices()
+    assert f"At the list prices of {prices.region} as of {prices.as_of:%B %Y}" in PAGE
 
 
 def test_the_page_says_the_codes_limits() -> None:

@@ -25,7 +25,8 @@ from threefold_ops.cli.following import Board, Pace, follow, words
 from threefold_ops.cli.telling import lines, public
 from threefold_ops.doors import Inbox
 from threefold_ops.errors import OperatorError
-from threefold_ops.job_desk import JobDesk, job_cost
+from threefold_ops.evaluation.costs import job_cost, read_prices
+from threefold_ops.job_desk import JobDesk
 from threefold_ops.lost_uploads import LostUploads
 from threefold_ops.system import System
 from threefold_ops.target import Target
@@ -35,12 +36,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TABLE = "jobs"
-PRICES = {
-    "lambda_gb_second_x86_64": 0.00002,
-    "lambda_requests": 0.0000002,
-    "dynamodb_writes": 0.000001,
-    "step_functions_transitions": 0.00002,
-}
 
 
 class World:
@@ -347,12 +342,25 @@ def test_a_job_that_does_not_end_in_time_is_said_to_go_on(world: World) -> None:
         watch(world, "0" * 32, io.StringIO(), timeout_seconds=0.5)
 
 
-def test_what_a_job_cost_is_told_where_there_are_prices() -> None:
-    job = {"worker_ms": 10_000, "memory_megabytes": 2048, "written_items": 1_000, "chunks": 3, "state": "complete"}
-    cost = 10 * 2 * 0.00002 + 5 * 0.0000002 + 1_000 * 0.000001 + 14 * 0.00002
-    assert job_cost(job, PRICES) == pytest.approx(cost)
-    assert job_cost(job, {}) is None
-    assert job_cost({"state": "failed"}, PRICES) is None
+def test_a_job_cost_what_a_calculator_says() -> None:
+    job = {"worker_ms": 10_000, "memory_megabytes": 2048, "written_items": 1_000, "rows": 1_000, "chunks": 3}
+    cost = job_cost(read_prices(), job)
+    assert cost is not None
+    assert cost.services == pytest.approx(
+        {
+            "lambda_duration": 10 * 2 * 0.0000166667,
+            # Three chunks, the plan and the finish.
+            "lambda_requests": 5 * 0.2 / 1e6,
+            "dynamodb": (1_000 + 8 + 3 * 2) * 0.625 / 1e6,
+            "s3": (8 + 3 * 4) * 0.005 / 1e3 + (4 + 3 * 3) * 0.0004 / 1e3,
+            "step_functions": (4 + 3 * 4) * 0.025 / 1e3,
+        }
+    )
+    assert cost.total == pytest.approx(sum(cost.services.values()))
+    arm = job_cost(read_prices(), {**job, "architecture": "arm64"})
+    assert arm is not None
+    assert arm.services["lambda_duration"] == pytest.approx(10 * 2 * 0.0000133334)
+    assert job_cost(read_prices(), {"state": "failed", "chunks": 3}) is None
 
 
 def test_all_that_is_known_of_a_job_is_told_and_nothing_else(world: World) -> None:
@@ -374,12 +382,12 @@ def test_all_that_is_known_of_a_job_is_told_and_nothing_else(world: World) -> No
         "seconds": 2.5,
         "rows_per_second": 400.0,
     }
-    told = dict(lines(job, Counts(1_000, 990, 0, 10), 0.01234, "results"))
+    told = dict(lines(job, Counts(1_000, 990, 0, 10), "about 0.0123 USD", "results"))
     assert told["rows"] == "1,000 of 1,500: 990 predicted, 0 abstained, 0 held, 10 rejected"
     assert told["chunks"] == "4; without all their outcomes: 1, 3"
     assert (told["options"], told["note"]) == ("store=false, delimiter=tab", "mine")
     assert told["finished"] == "now (2.5 s, 400.0 rows/s)"
-    assert told["cost"] == "about $0.0123 at list prices"
+    assert told["cost"] == "about 0.0123 USD"
     assert told["predictions"] == "s3://results/wine/1/predictions.csv"
     assert "finished" not in dict(lines({**job, "state": "running"}, Counts(), None, "results"))
     assert not {"pk", "sk", "expires"} & public(job).keys()

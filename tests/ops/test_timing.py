@@ -178,9 +178,9 @@ def test_a_million_rows_cost_what_a_calculator_says() -> None:
         {
             "lambda_duration": (20 * 10.105 + 1.121 + 0.281) * 1769 / 1024 * 0.0000166667,
             "lambda_requests": 22 * 0.2 / 1e6,
-            "dynamodb": (1_000_000 + 5 + 20 * 2) * 0.625 / 1e6,
+            "dynamodb": (1_000_000 + 8 + 20 * 2) * 0.625 / 1e6,
             "s3": (8 + 20 * 7) * 0.005 / 1e3 + (4 + 20 * 3) * 0.0004 / 1e3,
-            "step_functions": (2 + 20 * 2) * 0.025 / 1e3,
+            "step_functions": (4 + 20 * 4) * 0.025 / 1e3,
         }
     )
     assert cost.total == pytest.approx(sum(cost.services.values()))

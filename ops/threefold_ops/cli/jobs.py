@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,8 @@ from threefold_ops.cli.console import Json, app, err, out, print_json
 from threefold_ops.cli.following import Board, follow, uploading
 from threefold_ops.cli.telling import line, lines, public
 from threefold_ops.errors import OperatorError
-from threefold_ops.job_desk import NO_PRICES, JobDesk, job_cost
+from threefold_ops.evaluation.costs import PRICES, job_cost, read_prices
+from threefold_ops.job_desk import JobDesk
 from threefold_ops.lost_uploads import LostUploads
 
 if TYPE_CHECKING:
@@ -90,21 +92,26 @@ def jobs(
 def show(
     identifier: Id,
     *,
+    prices: Annotated[Path, typer.Option(help="A price list, in the form of the one that is built in.")] = PRICES,
     aws: Aws = False,
     stage: Stage = "dev",
     region: Region = None,
     as_json: Json = False,
 ) -> None:
     """Say all that is known of a job."""
+    price_list = read_prices(prices)
     choice = choose(aws=aws, stage=stage, region=region)
     system = choice.system()
     desk = JobDesk(system, choice.target)
     job = desk.find(identifier)
-    counts, cost = desk.inbox.counts(job), job_cost(job, NO_PRICES)
+    counts, cost = desk.inbox.counts(job), job_cost(price_list, job)
     if as_json:
-        print_json(public(job, counts, cost))
+        found = public(job, counts)
+        print_json(found if cost is None else {**found, "cost": {**asdict(cost), "currency": price_list.currency}})
         return
-    for name, text in lines(job, counts, cost, system.results_bucket):
+    where = f"{price_list.currency} at list prices of {price_list.region}"
+    said = None if cost is None else f"about {cost.total:.4f} {where}"
+    for name, text in lines(job, counts, said, system.results_bucket):
         out.print(f"{name:14}{text}", markup=False)
 
 

@@ -20,18 +20,17 @@ _SHORT: Final = 12
 _ENDS: Final = ("predicted", "abstained", "held", "rejected")
 
 
-def public(job: Values, counts: Counts | None = None, cost: float | None = None) -> dict[str, Any]:
+def public(job: Values, counts: Counts | None = None) -> dict[str, Any]:
     """A job's item without the table's own attributes.
 
     Args:
         job: the item.
         counts: of its rows up to now, where they are known better than the item says.
-        cost: what it cost.
     """
     found = {name: value for name, value in job.items() if name not in _INTERNAL}
     if counts is not None:
         found |= {name: getattr(counts, name) for name in _ENDS}
-    return found if cost is None else {**found, "cost": cost}
+    return found
 
 
 def line(job: Values, width: int) -> str:
@@ -48,13 +47,13 @@ def line(job: Values, width: int) -> str:
     return head + ", ".join(word for word in words if word)
 
 
-def lines(job: Mapping[str, Any], counts: Counts, cost: float | None, bucket: str) -> list[tuple[str, str]]:
+def lines(job: Mapping[str, Any], counts: Counts, cost: str | None, bucket: str) -> list[tuple[str, str]]:
     """All that is known of a job; what is not known is left out.
 
     Args:
         job: its item.
         counts: of its rows up to now.
-        cost: what it cost.
+        cost: what it cost, in words.
         bucket: where its results are.
     """
     options = job.get("options", {})
@@ -73,7 +72,7 @@ def lines(job: Mapping[str, Any], counts: Counts, cost: float | None, bucket: st
         "started": job.get("started_at"),
         "resumed": f"{job['resumed_at']} (time {job['resumes']})" if "resumes" in job else None,
         "finished": _finished(job),
-        "cost": None if cost is None else f"about ${cost:.4f} at list prices",
+        "cost": cost,
     }
     for name in ("predictions", "rejects"):
         if key := job.get(f"{name}_key"):

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from datetime import date  # noqa: TC003 - pydantic reads it at run time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,6 +17,8 @@ from threefold.tables.objects import PART_BYTES
 from threefold_ops.errors import OperatorError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from threefold_ops.evaluation.rehearsal import BatchWork, Work
 
 PRICES: Final = Path(__file__).with_name("prices.json")
@@ -41,11 +43,13 @@ _WRITE_UNIT_BYTES: Final = 1024
 _JOB_PUTS, _CHUNK_PUTS = 8, 4
 _JOB_GETS, _CHUNK_GETS = 4, 3
 # https://docs.aws.amazon.com/step-functions/latest/dg/concepts-transitions.html: a distributed map pays one transition
-# for each child that it starts; the child has one state, the job two.
-_JOB_TRANSITIONS, _CHUNK_TRANSITIONS = 2, 2
-# Plan and finish; the items of a job, and the claim and the counts of a chunk.
+# for each child that it starts; the child goes through three states, the job through four.
+_JOB_TRANSITIONS, _CHUNK_TRANSITIONS = 4, 4
+# Plan and finish; the items of a job, two of them in a transaction, and the claim and the counts of a chunk.
 _JOB_INVOCATIONS: Final = 2
-_JOB_WRITES, _CHUNK_WRITES = 5, 2
+_JOB_WRITES, _CHUNK_WRITES = 8, 2
+# What a job's item must say for its cost to be known.
+_TAKEN: Final = frozenset({"worker_ms", "memory_megabytes", "written_items", "rows", "chunks"})
 _CHUNK_BYTES: Final = Settings().chunk_bytes
 
 
@@ -227,10 +231,42 @@ def batch_cost(tariff: Tariff, work: Work, rows_work: BatchWork, *, threads: int
     writes = rows * _units(work.item_bytes, _WRITE_UNIT_BYTES) + _JOB_WRITES + chunks * _CHUNK_WRITES
     services = tariff.functions(chunk * chunks + plan + finish, invocations) | {
         "dynamodb": lines.dynamodb_writes.of(writes),
+        **_steps(lines, puts, chunks),
+    }
+    return _cost(f"{rows:,} batch rows in {chunks} chunks", chunk, invocations, services)
+
+
+def job_cost(prices: PriceList, job: Mapping[str, Any]) -> Cost | None:
+    """What a job cost: the time that its workers took and the outcomes that they wrote, as its item says.
+
+    An item that is larger than 1 KB is counted as one of 1 KB, and the time of plan and finish is left out.
+
+    Args:
+        prices: the prices.
+        job: its item.
+
+    Returns:
+        None if the item does not say what the job took: it has not ended, or an earlier release ran it.
+    """
+    if not job.keys() >= _TAKEN:
+        return None
+    lines, chunks = prices.values, job["chunks"]
+    tariff = Tariff(prices, job["memory_megabytes"], job.get("architecture", "x86_64"))
+    puts, invocations = _JOB_PUTS + chunks * _CHUNK_PUTS, chunks + _JOB_INVOCATIONS
+    services = tariff.functions(job["worker_ms"], invocations) | {
+        "dynamodb": lines.dynamodb_writes.of(job["written_items"] + _JOB_WRITES + chunks * _CHUNK_WRITES),
+        **_steps(lines, puts, chunks),
+    }
+    billed = math.ceil(job["worker_ms"] / max(1, chunks))
+    return _cost(f"{job['rows']:,} batch rows in {chunks} chunks", billed, invocations, services)
+
+
+def _steps(lines: Lines, puts: float, chunks: int) -> dict[str, float]:
+    """What the files and the steps of a job cost."""
+    return {
         "s3": lines.s3_puts.of(puts) + lines.s3_gets.of(_JOB_GETS + chunks * _CHUNK_GETS),
         "step_functions": lines.step_functions_transitions.of(_JOB_TRANSITIONS + chunks * _CHUNK_TRANSITIONS),
     }
-    return _cost(f"{rows:,} batch rows in {chunks} chunks", chunk, invocations, services)
 
 
 def _cost(what: str, billed_ms: int, invocations: int, services: dict[str, float]) -> Cost:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from threefold_ops.target import Target
 
-# A job in one of these can still run: one that failed, or came out incomplete, can be driven again.
-ALIVE: Final = (JobState.PLANNED, JobState.RUNNING, JobState.FAILED, JobState.INCOMPLETE)
+# A job in one of these can still run: one that has ended otherwise can be resumed, or redriven in Step Functions.
+ALIVE: Final = tuple(state for state in JobState if state != JobState.COMPLETE)
 # https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectVersions.html: the most that come at once.
 _PAGE: Final = 1000
 # What S3 says of an object, or of a version, that is not there; the last of a text that is no version's.

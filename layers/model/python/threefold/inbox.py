@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from email.header import Header
 from typing import TYPE_CHECKING, Any, Final
 
 from threefold import strict_json
 from threefold.errors import Malformed, TooLarge
 from threefold.names import PENDING_PREFIX
+from threefold.tables.options import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -56,7 +56,7 @@ class Inbox:
         Returns:
             `url`, `fields` and `key`.
         """
-        fields = {f"{METADATA}{option}": _metadata(value) for option, value in options.items()}
+        fields = {f"{METADATA}{option}": encode(value) for option, value in options.items()}
         key = f"{model}/{self._unique()}/{safe_name(name)}"
         form = self._client.generate_presigned_post(
             self._bucket,
@@ -110,12 +110,3 @@ def safe_name(name: str) -> str:
     if suffix == ".csv.gz" and stem.lower().endswith(".gz"):
         stem = stem[:-3]
     return (_UNSAFE.sub("-", stem).strip(".-")[:_NAME_CHARACTERS] or "upload") + suffix
-
-
-def _metadata(value: str | bool) -> str:
-    """An option as an object's metadata carry it, which are headers of HTTP: ASCII, and no tab at their ends."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if value == "\t":
-        return "tab"
-    return value if value.isascii() else Header(value, "utf-8").encode(linesep="", maxlinelen=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
@@ -156,6 +157,8 @@ class JobEndings:
             "seconds": round(seconds, 3),
             "rows_per_second": round(progress.counts.rows / seconds, 1),
             "memory_megabytes": self._memory_megabytes,
+            # As AWS calls it.
+            "architecture": "arm64" if platform.machine() in {"aarch64", "arm64"} else "x86_64",
         }
 
     def _move(self, job: str, state: JobState, execution: str | None, code: str, reason: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import asdict, dataclass, fields
 from email.errors import HeaderParseError
-from email.header import decode_header, make_header
+from email.header import Header, decode_header, make_header
 from typing import TYPE_CHECKING, Any, Final
 
 from threefold import strict_json
@@ -85,6 +85,15 @@ def _parse(beside: bytes) -> dict[str, Any]:
         message = f"options: want a JSON object, got {shown(document)}"
         raise InvalidTable(message)
     return {name: value for name, value in document.items() if value is not None}
+
+
+def encode(value: str | bool) -> str:
+    """An option as an object's metadata carry it, which are headers of HTTP: ASCII, and no tab at their ends."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value == "\t":
+        return "tab"
+    return value if value.isascii() else Header(value, "utf-8").encode(linesep="", maxlinelen=0)
 
 
 def _decode(text: str) -> str:
