@@ -36,6 +36,7 @@ from threefold.features import FeatureEncoder
 from threefold.gateway import Event, Response, fail, read_body, refuse, respond
 from threefold.inbox import Inbox
 from threefold.job_control import JobControl
+from threefold.job_events import JobEvents
 from threefold.jobs import Files, JobTable, Upload
 from threefold.names import API_ROUTES, VERSION, Metric
 from threefold.precomputed import StoredAnswers
@@ -375,6 +376,7 @@ def _control() -> JobControl:
         _jobs(),
         _s3(),
         boto3.client("stepfunctions"),
+        JobEvents(_jobs(), boto3.client("events"), stage=settings.stage, results_bucket=settings.results_bucket),
         results_bucket=settings.results_bucket,
         state_machine_arn=settings.state_machine_arn,
     )

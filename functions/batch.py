@@ -30,7 +30,7 @@ from threefold.predictor import Predictor, open_predictor, warm
 from threefold.settings import Settings
 from threefold.tables import objects
 from threefold.tables.options import Options
-from threefold.tables.pending import PendingRecords
+from threefold.tables.pending import PendingRecords, other_collection
 from threefold.tables.planner import Plan
 from threefold.tables.upload import Cutting, Source, cut_upload, read_options
 from threefold.tables.worker import ChunkWorker
@@ -182,6 +182,10 @@ def _pin(upload: Upload) -> dict[str, object]:
         message = f"model '{upload.model}': want its release confirmed before a job is pinned to it, got no answer"
         raise RegistryUnreachable(message)
     options = read_options(_s3(), Source(upload.bucket, upload.key, upload.version))
+    about = {"model": upload.model, "key": upload.key, "options": options.to_json()}
+    if (other := other_collection(_jobs(), about)) is not None:
+        message = f"pending records: want them scored by the collection that has them, which is {other}"
+        raise InvalidTable(message)
     release = confirmed.release
     chosen = release.find(options.version) if options.version else release.champion
     return {
@@ -190,7 +194,7 @@ def _pin(upload: Upload) -> dict[str, object]:
         "model_version": chosen.version,
         "chunk_bytes": _settings().chunk_bytes,
         "chunk_rows": _settings().chunk_rows,
-        "options": options.to_json(),
+        "options": about["options"],
     }
 
 

@@ -132,6 +132,11 @@ class DeploymentContext:
                 f"context 'writeBudget': want at least chunkConcurrency ({self.chunk_concurrency}), "
                 f"got {self.write_budget}"
             )
+        if 0 < self.batch_reserved_concurrency < self.chunk_concurrency:
+            raise ValueError(
+                f"context 'batchReservedConcurrency': want 0 or at least chunkConcurrency "
+                f"({self.chunk_concurrency}), got {self.batch_reserved_concurrency}"
+            )
         if 0 < self.stream_reserved_concurrency < self.stream_max_concurrency:
             raise ValueError(
                 f"context 'streamReservedConcurrency': want 0 or at least streamMaxConcurrency "

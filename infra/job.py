@@ -23,12 +23,14 @@ TRANSIENT: Final = (
     "Lambda.ServiceException",
     "Lambda.AWSLambdaException",
     "Lambda.SdkClientException",
-    "Lambda.TooManyRequestsException",
     "Lambda.Unknown",
     "States.Timeout",
     *RETRYABLE,
 )
 TRANSIENT_ATTEMPTS: Final = 8
+# No concurrency is left, for as long as other chunks take: that is a queue to wait in, hours if need be.
+THROTTLED: Final = "Lambda.TooManyRequestsException"
+THROTTLED_ATTEMPTS: Final = 2_000
 # All else that a function can fail with; more often than this is not bad luck.
 FAILED: Final = "States.TaskFailed"
 FAILED_ATTEMPTS: Final = 2
@@ -148,6 +150,7 @@ class Job(Construct):
             "max_delay": Duration.seconds(60),
             "jitter_strategy": states.JitterType.FULL,
         }
+        task.add_retry(errors=[THROTTLED], max_attempts=THROTTLED_ATTEMPTS, **retry)
         task.add_retry(errors=list(TRANSIENT), max_attempts=TRANSIENT_ATTEMPTS, **retry)
         task.add_retry(errors=[FAILED], max_attempts=FAILED_ATTEMPTS, **retry)
         return task

@@ -158,6 +158,7 @@ class PredictStack(StageStack):
                     [self.arn("states", f"execution:{self.name('batch')}:*")],
                     wildcard="jobs name the executions",
                 ),
+                Grant(["events:PutEvents"], [self.arn("events", "event-bus/default")]),
             ],
             beside=predict,
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from threefold.errors import UnknownJob, WrongState, shown
 from threefold.job_control import JobControl
+from threefold.job_events import JobEvents
 from threefold.jobs import ENDED, JobTable
 from threefold_ops.doors import Inbox
 from threefold_ops.errors import OperatorError
@@ -29,8 +30,8 @@ class JobDesk:
         inbox: where files come in and results go out.
     """
 
-    def __init__(self, system: System, target: Target) -> None:
-        """Make a desk for a system."""
+    def __init__(self, system: System, target: Target, stage: str) -> None:
+        """Make a desk for the system of a stage."""
         self.inbox = Inbox(system, target)
         self._system = system
         self._jobs = JobTable(target.client("dynamodb"), system.jobs_table, ttl_days=0)
@@ -38,6 +39,7 @@ class JobDesk:
             self._jobs,
             target.client("s3"),
             target.client("stepfunctions"),
+            JobEvents(self._jobs, target.client("events"), stage=stage, results_bucket=system.results_bucket),
             results_bucket=system.results_bucket,
             state_machine_arn=system.state_machine_arn,
         )

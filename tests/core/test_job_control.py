@@ -14,6 +14,7 @@ from moto import mock_aws
 from threefold.chunks import Chunk, Counts
 from threefold.errors import StorageUnavailable, UnknownJob, WrongState
 from threefold.job_control import JobControl, execution
+from threefold.job_events import JobEvents
 from threefold.jobs import Files, JobState, JobTable, Upload
 
 if TYPE_CHECKING:
@@ -45,9 +46,15 @@ class Account:
             name="batch", definition=definition, roleArn=f"arn:aws:iam::{ACCOUNT}:role/states"
         )["stateMachineArn"]
         self.jobs = JobTable(dynamodb, "jobs", ttl_days=1)
+        self.told: list[dict[str, Any]] = []
+        self.events = JobEvents(self.jobs, self, stage="dev", results_bucket="results")
         self.control = JobControl(
-            self.jobs, self.s3, self.steps, results_bucket="results", state_machine_arn=self.machine
+            self.jobs, self.s3, self.steps, self.events, results_bucket="results", state_machine_arn=self.machine
         )
+
+    def put_events(self, *, Entries: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: N803 - as boto3 has it
+        self.told += [json.loads(entry["Detail"]) for entry in Entries]
+        return {"FailedEntryCount": 0}
 
     def plan(self) -> str:
         """A job that is running."""
@@ -158,12 +165,30 @@ def test_a_job_that_cannot_be_started_is_failed_and_can_be_resumed_again(account
     job = account.plan()
     account.jobs.move(job, JobState.INCOMPLETE)
     gone = account.machine.replace("batch", "gone")
-    broken = JobControl(account.jobs, account.s3, account.steps, results_bucket="results", state_machine_arn=gone)
+    broken = JobControl(
+        account.jobs, account.s3, account.steps, account.events, results_bucket="results", state_machine_arn=gone
+    )
     with pytest.raises(StorageUnavailable, match="want its execution started"):
         broken.resume(job)
     item = account.jobs.find(job) or {}
     assert (item["state"], item["reason"].partition(":")[0]) == ("failed", "its execution could not be started")
+    assert [told["state"] for told in account.told] == ["failed"]
     assert account.control.resume(job)["execution"] == f"{job}-2"
+
+
+def test_a_planned_job_that_nothing_runs_is_told_of_when_it_is_cancelled(account: Account) -> None:
+    job = str(account.jobs.begin(UPLOAD, NOW_MS)["job"])
+    account.control.cancel(job)
+    account.control.cancel(job)
+    assert [(told["job"], told["state"]) for told in account.told] == [(job, "cancelled")]
+
+
+def test_a_job_of_no_chunks_is_not_resumed(account: Account) -> None:
+    job = str(account.jobs.begin(UPLOAD, NOW_MS)["job"])
+    account.jobs.note(job, rows=0, chunks=0)
+    account.jobs.move(job, JobState.CANCELLED)
+    with pytest.raises(WrongState, match="upload it again"):
+        account.control.resume(job)
 
 
 def test_nobody_knows_a_job_that_is_not_there(account: Account) -> None:

@@ -20,6 +20,7 @@ from botocore.client import BaseClient
 
 from functions import batch
 from threefold.job_control import JobControl
+from threefold.job_events import JobEvents
 from threefold.jobs import Upload
 from threefold.outcomes import from_attribute
 from threefold.package import Output
@@ -59,6 +60,7 @@ class World:
     s3: Any
     dynamodb: Any
     steps: Any
+    events: Any
     sqs: Any
     queue: str
 
@@ -132,7 +134,8 @@ class World:
 
     def control(self) -> JobControl:
         arn = SETTINGS.state_machine_arn
-        return JobControl(batch._jobs(), self.s3, self.steps, results_bucket="results", state_machine_arn=arn)
+        events = JobEvents(batch._jobs(), self.events, stage="dev", results_bucket="results")
+        return JobControl(batch._jobs(), self.s3, self.steps, events, results_bucket="results", state_machine_arn=arn)
 
     def score(self, body: bytes | str, key: str = "small/rows.csv", **options: str) -> dict[str, Any]:
         return self.run(self.plan(body, key, **options))
@@ -199,7 +202,7 @@ def open_world(aws: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small:
     events.put_rule(Name="told", EventPattern=json.dumps({"source": ["threefold"], "detail-type": ["Job finished"]}))
     target = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
     events.put_targets(Rule="told", Targets=[{"Id": "told", "Arn": target}])
-    world = World(registry, s3, dynamodb, steps, sqs, queue)
+    world = World(registry, s3, dynamodb, steps, events, sqs, queue)
     world.release(small)
     yield world
     for client in (s3, dynamodb, steps, events, sqs):

@@ -286,6 +286,30 @@ def test_rows_that_take_long_are_scored_a_few_at_a_time(world: World, monkeypatc
     assert rest["row"] == sum(sizes) + 1
 
 
+def test_heavy_outcomes_make_small_batches(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "BATCH_BYTES", 10_000)
+    sizes: list[int] = []
+    write = OutcomeTable.write
+    monkeypatch.setattr(
+        OutcomeTable, "write", lambda table, items, **more: [sizes.append(len(items)), write(table, items, **more)][1]
+    )
+    item = world.score("id,note,a,b\n" + "".join(f"k{i},{'n' * 1_000},{i},1\n" for i in range(60)))
+    assert (item["state"], item["predicted"]) == ("complete", 60)
+    # Two lines of a thousand characters in each of these bytes' fifths.
+    assert sizes[0] == worker.FIRST_ROWS
+    assert set(sizes[1:-1]) <= {6, 7, 8}
+
+
+def test_a_batch_grows_by_steps(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    write = OutcomeTable.write
+    monkeypatch.setattr(
+        OutcomeTable, "write", lambda table, items, **more: [sizes.append(len(items)), write(table, items, **more)][1]
+    )
+    world.score("a,b\n" + "1,1\n" * 400)
+    assert sizes == [16, 128, 256]
+
+
 def test_a_slow_table_makes_small_batches(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THREEFOLD_WRITES_PER_SECOND", "0.2")
     chunks_of(monkeypatch, 10_000)

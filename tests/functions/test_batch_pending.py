@@ -18,8 +18,8 @@ from tests.functions.batch_world import (
     restart,
     small_package,  # noqa: F401 - a fixture
 )
-from threefold.errors import StorageUnavailable
-from threefold.jobs import Upload
+from threefold.errors import StorageUnavailable, WrongState
+from threefold.jobs import JobTable, Upload
 from threefold.tables import pending
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def test_what_was_left_is_scored_and_then_cleared(world: World) -> None:
         ("k3", "", "10.0"),
     ]
     assert [row["threefold_status"] for row in rows[3:]] == ["rejected", "rejected"]
-    # All that was collected, and none of the versions before it.
-    assert sorted(left(world).values()) == ["pending/small/2.csv.gz"]
+    # All that was collected, and the version that it took the place of.
+    assert left(world) == {}
     assert world.job(job)["cleared_at"] >= item["finished_at"]
     assert {("small#k1", f"{job}-1"), ("small#4", f"{job}-4")} <= {
         (pk, one["id"]) for (pk, _), one in world.items().items()
@@ -136,11 +136,58 @@ def test_what_a_failed_job_collected_stays_and_is_collected_again(world: World) 
     assert [row["id"] for row in body(world, second)] == ["k", "l"]
     item = world.run(plan(world, second))
     assert (item["state"], left(world)) == ("complete", {})
-    # The failed one is completed after all: there is nothing left for it to clear.
-    leave(world, "3.jsonl", {"id": "m", "a": 2})
-    world.control().resume(job)
+    # They are that one's now: the failed one would score them a second time.
+    with pytest.raises(WrongState, match="want its pending records left to it, got them collected again as pending-"):
+        world.control().resume(job)
+
+
+def test_what_was_overwritten_before_it_was_collected_never_comes_back(world: World) -> None:
+    for records in ([{"id": "k1", "a": 1}], [{"id": "k1", "a": 2}], [{"id": "k1", "a": 3}, {"id": "k2", "a": 4}]):
+        leave(world, "1.jsonl", *records)
+    for _ in range(3):
+        world.send(COLLECT)
+        for event in uploads(world):
+            world.run(plan(world, event))
+    assert len(uploads(world)) == 1
+    assert left(world) == {}
+    assert sorted(pk for pk, _ in world.items()) == ["small#k1", "small#k2"]
+
+
+def test_a_job_that_is_resumed_in_the_last_moment_keeps_its_records(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(world, "1.jsonl", {"id": "k", "a": 1})
+    world.send(COLLECT)
+    (event,) = uploads(world)
+    job = plan(world, event)
+    world.control().cancel(job)
+    begin = JobTable.begin_collection
+
+    def resumed(table: JobTable, *args: Any, **more: Any) -> bool:
+        monkeypatch.setattr(JobTable, "begin_collection", begin)
+        world.control().resume(job)
+        return begin(table, *args, **more)
+
+    monkeypatch.setattr(JobTable, "begin_collection", resumed)
+    world.send(COLLECT)
     assert world.run(job, f"{job}-1")["state"] == "complete"
-    assert list(left(world).values()) == ["pending/small/3.jsonl"]
+    world.send(COLLECT)
+    assert (len(uploads(world)), left(world)) == (1, {})
+
+
+def test_an_event_that_comes_after_its_records_were_collected_again_makes_no_second_job(
+    world: World, later: list[int]
+) -> None:
+    leave(world, "1.jsonl", {"id": "k", "a": 1})
+    world.send(COLLECT)
+    (lost,) = uploads(world)
+    later[0] += 25 * HOUR_MS
+    world.send(COLLECT)
+    _, event = uploads(world)
+    job = plan(world, lost)
+    assert "want them scored by the collection that has them" in world.job(job)["reason"]
+    world.run(plan(world, event))
+    assert len(world.items()) == 1
 
 
 def test_an_incomplete_job_clears_nothing_until_it_is_complete(world: World) -> None:

@@ -19,7 +19,6 @@ TRANSIENT = {
     "Lambda.ServiceException",
     "Lambda.AWSLambdaException",
     "Lambda.SdkClientException",
-    "Lambda.TooManyRequestsException",
     "Lambda.Unknown",
     "States.Timeout",
 }
@@ -199,11 +198,14 @@ def test_every_task_calls_the_alias_and_states_its_retries(iam: Assembly) -> Non
     for task in tasks:
         assert task["Resource"] == alias(iam)
         assert task["TimeoutSeconds"] > timeout
-        transient, failed = task["Retry"]
+        throttled, transient, failed = task["Retry"]
+        # Whoever waits for concurrency waits as long as others take it.
+        assert throttled["ErrorEquals"] == ["Lambda.TooManyRequestsException"]
+        assert throttled["MaxAttempts"] * throttled["MaxDelaySeconds"] / 2 > 12 * 3600
         assert set(transient["ErrorEquals"]) == TRANSIENT | set(RETRYABLE)
         assert failed["ErrorEquals"] == ["States.TaskFailed"]
         assert 0 < failed["MaxAttempts"] < transient["MaxAttempts"]
-        for retry in (transient, failed):
+        for retry in (throttled, transient, failed):
             assert retry["JitterStrategy"] == "FULL"
             assert retry["BackoffRate"] > 1
             assert retry["MaxDelaySeconds"] >= retry["IntervalSeconds"] > 0

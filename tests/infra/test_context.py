@@ -62,6 +62,7 @@ def test_a_wrong_value_is_refused_by_key_and_value(key: str, value: object) -> N
         ({"modelLayerVersion": "v", "runtimeLayer": "r"}, "modelLayerKey"),
         ({"modelLayerVersion": "v", "modelLayerKey": "k"}, "runtimeLayer"),
         ({**LAYERS, "streamReservedConcurrency": "5"}, "streamReservedConcurrency"),
+        ({**LAYERS, "batchReservedConcurrency": "7"}, "batchReservedConcurrency"),
         ({"chunkConcurrency": "8", "writeBudget": "7"}, "writeBudget"),
     ],
 )

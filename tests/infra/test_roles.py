@@ -107,6 +107,7 @@ def test_api_fills_the_inbox_and_handles_jobs_and_reads_predictions(iam: Assembl
         ("dynamodb:Query", TABLE % "predictions"),
         ("states:StartExecution", f"{states}:stateMachine:threefold-dev-batch"),
         ("states:StopExecution", f"{states}:execution:threefold-dev-batch:*"),
+        ("events:PutEvents", "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}:event-bus/default"),
     }
 
 

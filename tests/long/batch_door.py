@@ -17,6 +17,7 @@ import numpy as np
 
 from threefold.chunks import ChunkTable
 from threefold.job_control import JobControl
+from threefold.job_events import JobEvents
 from threefold.jobs import ENDED, JobState, JobTable, Upload
 from threefold.outcomes import from_attribute
 from threefold_ops import target as targets
@@ -98,6 +99,7 @@ class Door:
             self.jobs,
             self.s3,
             self.steps,
+            JobEvents(self.jobs, self.target.client("events"), stage="dev", results_bucket=self.system.results_bucket),
             results_bucket=self.system.results_bucket,
             state_machine_arn=self.system.state_machine_arn,
         )

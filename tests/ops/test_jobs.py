@@ -197,7 +197,7 @@ def test_a_folder_that_cannot_be_written_gives_one_clear_line(world: World, tmp_
 
 def test_jobs_of_all_models_are_listed_newest_first(world: World) -> None:
     ids = [world.begin(model, i) for i, model in enumerate(["wine", "diabetes", "wine", "nobody", "diabetes"])]
-    desk = JobDesk(world.system, world.target)
+    desk = JobDesk(world.system, world.target, "dev")
     assert [job["job"] for job in desk.list(None, limit=3)] == [ids[4], ids[2], ids[1]]
     assert [job["job"] for job in desk.list("wine", limit=10)] == [ids[2], ids[0]]
     assert [job["job"] for job in desk.list("nobody", limit=10)] == [ids[3]]
@@ -205,7 +205,7 @@ def test_jobs_of_all_models_are_listed_newest_first(world: World) -> None:
 
 def test_a_job_is_found_by_a_beginning_that_no_other_has(world: World) -> None:
     job, unpublished = world.begin("wine", 1), world.begin("nobody", 2)
-    desk = JobDesk(world.system, world.target)
+    desk = JobDesk(world.system, world.target, "dev")
     assert desk.find(job)["job"] == desk.find(job[:6])["job"] == job
     assert desk.find(unpublished)["job"] == unpublished
     for text in (job[:5], "not an id", ""):
@@ -223,7 +223,7 @@ def test_a_job_is_found_by_a_beginning_that_no_other_has(world: World) -> None:
 def test_a_job_without_results_says_in_which_state_it_is(world: World) -> None:
     job = world.begin("wine", 1)
     with pytest.raises(WrongState, match="want one with results, got one that is planned"):
-        JobDesk(world.system, world.target).finished(job)
+        JobDesk(world.system, world.target, "dev").finished(job)
 
 
 def test_a_running_jobs_rows_are_those_of_its_chunks_and_not_of_an_end_before(world: World) -> None:

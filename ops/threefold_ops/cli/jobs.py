@@ -102,7 +102,7 @@ def show(
     price_list = read_prices(prices)
     choice = choose(aws=aws, stage=stage, region=region)
     system = choice.system()
-    desk = JobDesk(system, choice.target)
+    desk = JobDesk(system, choice.target, choice.stage)
     job = desk.find(identifier)
     counts, cost = desk.inbox.counts(job), job_cost(price_list, job)
     if as_json:
@@ -203,7 +203,7 @@ def _desk(*, aws: bool, stage: str, region: str | None) -> tuple[JobDesk, str]:
     """The jobs of the chosen system, and the options by which another command finds it."""
     choice = choose(aws=aws, stage=stage, region=region)
     where = f" --aws --stage {choice.stage}" + (f" --region {region}" if region else "") if aws else ""
-    return JobDesk(choice.system(), choice.target), where
+    return JobDesk(choice.system(), choice.target, choice.stage), where
 
 
 def _follow(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from threefold_ops.target import Target
 
-# A job in one of these can still run: one that has ended otherwise can be resumed, or redriven in Step Functions.
+# A job in one of these can still run: one that has ended otherwise can be resumed.
 ALIVE: Final = tuple(state for state in JobState if state != JobState.COMPLETE)
 # https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectVersions.html: the most that come at once.
 _PAGE: Final = 1000

@@ -13,6 +13,7 @@ from threefold.errors import StorageUnavailable, UnknownJob, WrongState, shown
 from threefold.jobs import RESUMABLE, Files, JobState, iso
 from threefold.names import WORK_DAYS, WORK_TAG
 from threefold.tables import objects
+from threefold.tables.pending import other_collection
 from threefold.tables.progress import read_progress
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mypy_boto3_stepfunctions import SFNClient
 
     from threefold.items import Values
+    from threefold.job_events import JobEvents
     from threefold.jobs import JobTable
 
 # https://docs.aws.amazon.com/step-functions/latest/apireference/API_StopExecution.html: what says that it is over.
@@ -36,6 +38,7 @@ class JobControl:
         jobs: JobTable,
         s3: S3Client,
         steps: SFNClient,
+        events: JobEvents,
         *,
         results_bucket: str,
         state_machine_arn: str,
@@ -47,6 +50,7 @@ class JobControl:
             jobs: the jobs table.
             s3: an S3 client.
             steps: a Step Functions client.
+            events: who is told of jobs that end here.
             results_bucket: where jobs have their files.
             state_machine_arn: what runs them.
             now_ms: milliseconds since 1970.
@@ -54,6 +58,7 @@ class JobControl:
         self._jobs = jobs
         self._s3 = s3
         self._steps = steps
+        self._events = events
         self._bucket = results_bucket
         self._state_machine_arn = state_machine_arn
         self._now_ms = now_ms
@@ -77,13 +82,19 @@ class JobControl:
                     message = f"job {job}: want one that is planned or running, got one that is {state}"
                     raise WrongState(message)
         arn = self._state_machine_arn.replace(":stateMachine:", ":execution:")
+        stopped = False
         for name in (execution(job, times) for times in range(item.get("resumes", 0) + 1)):
             try:
                 self._steps.stop_execution(executionArn=f"{arn}:{name}", cause=f"job {job} was cancelled")
+                stopped = True
             except ClientError as error:
                 if error.response["Error"]["Code"] not in _OVER:
                     raise
-        return self._find(job)
+        item = self._find(job)
+        if not stopped:
+            # Step Functions tells the batch function of what it stopped, and that tells of the job; of this nobody.
+            self._events.tell(item)
+        return item
 
     def resume(self, job: str) -> Values:
         """Take a job up again that failed, came out incomplete or was cancelled: what is done is not done again.
@@ -102,8 +113,11 @@ class JobControl:
                 f"job {job}: want one that failed, is incomplete or was cancelled, got one that is {item['state']}"
             )
             raise WrongState(message)
-        if "chunks" not in item:
+        if not item.get("chunks"):
             message = f"job {job}: want one that was planned, got one that was {item['state']} before; upload it again"
+            raise WrongState(message)
+        if (other := other_collection(self._jobs, item)) is not None:
+            message = f"job {job}: want its pending records left to it, got them collected again as {other}"
             raise WrongState(message)
         files, times = Files(item["model"], job), item.get("resumes", 0) + 1
         missing = self._missing(files)
@@ -122,6 +136,7 @@ class JobControl:
         except (BotoCoreError, ClientError) as error:
             reason = f"its execution could not be started: {error}"
             self._jobs.move(job, JobState.FAILED, execution=name, code=StorageUnavailable.code, reason=reason)
+            self._events.tell(self._find(job))
             message = f"job {job}: want its execution started, got {error}"
             raise StorageUnavailable(message) from error
         return self._find(job)

@@ -39,7 +39,7 @@ ENDED: Final = frozenset({JobState.COMPLETE, JobState.FAILED, JobState.CANCELLED
 RESUMABLE: Final = frozenset({JobState.FAILED, JobState.CANCELLED, JobState.INCOMPLETE})
 _OPEN: Final = frozenset({JobState.PLANNED, JobState.RUNNING})
 # The states that a state may follow. A duplicate event meets a job that has gone on, and changes nothing. A job that
-# failed or came out incomplete can still become complete, for Step Functions can redrive its execution.
+# failed or came out incomplete can still become complete: a finish that was given up may end late.
 _FOLLOWS: Final[Mapping[JobState, frozenset[JobState]]] = {
     JobState.RUNNING: frozenset({JobState.PLANNED}),
     JobState.COMPLETE: _OPEN | {JobState.INCOMPLETE, JobState.FAILED},

@@ -48,7 +48,7 @@ def read(  # noqa: PLR0913 - an object's address has three parts, a range two
         end: the byte after the last one; None reads to the end.
 
     Raises:
-        StorageUnavailable: the body broke off again and again.
+        StorageUnavailable: the body broke off again and again, or the object ends before `end`.
     """
     address: Any = {"Bucket": bucket, "Key": key, **({"VersionId": version} if version else {})}
     tries = 0
@@ -63,10 +63,13 @@ def read(  # noqa: PLR0913 - an object's address has three parts, a range two
             if "Range" in address and "ContentRange" not in response:
                 # RFC 9110, 14.2: a server may leave the range aside and send everything; the embedded AWS does, where
                 # a version is named.
-                end = size if end is None else min(size, end)
                 _skip(body, start)
             else:
-                end = start + size
+                size += start
+            if end is not None and size < end:
+                message = f"object {key}: want bytes to {end}, got one that ends at {size}"
+                raise StorageUnavailable(message)
+            end = size if end is None else end
             while start < end and (piece := body.read(min(PIECE_BYTES, end - start))):
                 yield piece
                 start += len(piece)
@@ -210,7 +213,7 @@ def merge(client: S3Client, bucket: str, objects: Sequence[tuple[str, int]], tar
     """
     with ObjectWriter(client, bucket, target) as writer:
         first, size = objects[0] if objects else ("", 0)
-        if not size or next(read(client, bucket, first, end=len(head)), b"") != head:
+        if size < len(head) or next(read(client, bucket, first, end=len(head)), b"") != head:
             writer.write(head)
         writer.append(objects)
 

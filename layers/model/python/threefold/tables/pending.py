@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
@@ -17,7 +16,7 @@ from threefold.tables import objects
 from threefold.tables.gathering import Columns, RowWriter, read_pending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from aws_lambda_powertools import Logger
     from mypy_boto3_s3 import S3Client
@@ -45,11 +44,16 @@ _THREADS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version of an object that was left."""
+    """One version of an object that was left.
+
+    Attributes:
+        older: the versions that it took the place of, the oldest last: nobody wants their records any more.
+    """
 
     key: str
     version: str
     size_bytes: int
+    older: list[str] = field(default_factory=list)
 
 
 class PendingRecords:
@@ -113,8 +117,13 @@ class PendingRecords:
         if not self._jobs.begin_collection(model, name, now_ms, after=former["collection"] if former else None):
             return None
         # The list first: the upload's job may be complete before this function ends.
-        listed = [[each.key, each.version] for each in collected]
+        # Older versions go first: what is left by a clearing that is cut short is what was collected.
+        listed = [[each.key, version] for each in collected for version in (*reversed(each.older), each.version)]
         objects.write_json(self._s3, self._results, _list_key(model, name), listed)
+        if former is not None and not self._over(inbox, model, former, now_ms):
+            # Resumed in the last moment: its records are its own again, and this collection is none.
+            self._jobs.begin_collection(model, former["collection"], former["at_ms"], after=name)
+            return None
         writer = RowWriter(columns.names, features, key)
         about = {"pending": name, "delimiter": ","}
         with objects.ObjectWriter(self._s3, inbox, _upload_key(model, name), metadata=about) as upload:
@@ -130,7 +139,7 @@ class PendingRecords:
         return _upload_key(model, name)
 
     def clear(self, item: Values, now_ms: int) -> None:
-        """Delete what the upload of a complete job was collected from: those versions, and no other.
+        """Delete what the upload of a complete job was collected from: those versions, older ones, and no newer one.
 
         Args:
             item: the job's.
@@ -175,13 +184,16 @@ class PendingRecords:
         pages = self._s3.get_paginator("list_object_versions").paginate(
             Bucket=inbox, Prefix=f"{PENDING_PREFIX}{model}/"
         )
-        found = (
-            Version(each["Key"], each["VersionId"], each["Size"])
-            for page in pages
-            for each in page.get("Versions", [])
-            if each["IsLatest"] and not each["Key"].endswith("/")
-        )
-        return list(itertools.islice(found, MAXIMUM_OBJECTS))
+        found: list[Version] = []
+        # By key, and of one key the newest first.
+        for each in (each for page in pages for each in page.get("Versions", [])):
+            if found and each["Key"] == found[-1].key:
+                found[-1].older.append(each["VersionId"])
+            elif each["IsLatest"] and not each["Key"].endswith("/"):
+                if len(found) == MAXIMUM_OBJECTS:
+                    break
+                found.append(Version(each["Key"], each["VersionId"], each["Size"]))
+        return found
 
     def _look(
         self, inbox: str, left: Sequence[Version], columns: Columns, deadline: float
@@ -223,6 +235,20 @@ class PendingRecords:
             for some in _some(versions, _AHEAD):
                 for each, content in zip(some, pool.map(read_small, some), strict=True):
                     yield each, read(each) if content is None else iter(content)
+
+
+def other_collection(jobs: JobTable, upload: Mapping[str, Any]) -> str | None:
+    """The collection that has taken up the records of a collection's upload since; None if there is none.
+
+    Args:
+        jobs: the jobs table.
+        upload: a job's item, or what there is of it: `model`, `key` and `options`.
+    """
+    model, name = upload["model"], upload.get("options", {}).get("pending")
+    if not name or upload["key"] != _upload_key(model, name):
+        return None
+    last = jobs.collection(model)
+    return str(last["collection"]) if last is not None and last["collection"] != name else None
 
 
 def _some(things: Sequence[Any], count: int) -> Iterable[Sequence[Any]]:

@@ -10,7 +10,7 @@ from threefold.chunks import Counts
 from threefold.errors import StorageUnavailable
 from threefold.jobs import Files, iso
 from threefold.names import WORK_TAG
-from threefold.outcomes import MAXIMUM_ITEM_BYTES, Place, item_bytes, lighten
+from threefold.outcomes import MAXIMUM_ITEM_BYTES, UNIT_BYTES, Place, item_bytes, lighten
 from threefold.prediction import Status
 from threefold.tables.objects import ObjectWriter, read, write_json
 from threefold.tables.progress import PARTS, REJECTS
@@ -38,6 +38,10 @@ FIRST_ROWS: Final = 16
 LOOK_SECONDS: Final = 5.0
 # The next rows may take so many times as long as the last.
 _SLOWER: Final = 1.5
+# A batch is so many bytes of items or of results: measured, as Python's objects they take 20 to 30 times as much.
+BATCH_BYTES: Final = 4 * 1024**2
+# And it grows so many times at the most: the next rows may be heavier than the last.
+_GROWTH: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,21 @@ class Work:
     def values(self) -> dict[str, Any]:
         """What the chunk's item says of it."""
         return {**asdict(self.counts), **self.sizes, "rest": self.rest.to_json() if self.rest else {}}
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """What a batch of outcomes weighs.
+
+    Attributes:
+        rows: how many they are.
+        size_bytes: of their items, or of their lines in the result file.
+        units: of DynamoDB, to write them.
+    """
+
+    rows: int
+    size_bytes: int = 0
+    units: int = 0
 
 
 class ChunkWorker:
@@ -118,7 +137,7 @@ class ChunkWorker:
         scorer = ChunkScorer(self._predictor, plan, lambda: iso(self._now_ms()))
         rows, files = ResultRows(plan.header, plan.kind), Files(plan.model, plan.job)
         stream = read(self._s3, chunk.bucket, chunk.key, version=chunk.version, start=chunk.start, end=chunk.end)
-        watch = _Watch(self._clock, deadline, self._most(plan))
+        watch = _Watch(self._clock, deadline, self._writes_per_second if plan.store else None)
         counts, rest, written = Counts(), chunk, 0
         with self._writer(files, PARTS, chunk) as results, self._writer(files, REJECTS, chunk) as rejects:
             if chunk.id == (0, 0):
@@ -126,15 +145,19 @@ class ChunkWorker:
                 rejects.write(rows.rejects_head())
             for scored in watch.over(scorer.score(stream, chunk, watch.most)):
                 batch, predictions = scored.batch, scored.predictions()
+                weight = Weight(len(predictions))
                 try:
                     watch.check(chunk, counts)
                     if plan.store:
-                        written += self.store(plan, batch, predictions, deadline)
+                        weight = self.store(plan, batch, predictions, deadline)
+                        written += weight.rows
                 except StorageUnavailable:
                     if not counts.rows:
                         raise
                     break
-                results.write(rows.joined(batch, predictions))
+                joined = rows.joined(batch, predictions)
+                results.write(joined)
+                watch.weigh(replace(weight, size_bytes=max(weight.size_bytes, len(joined))))
                 rejects.write(rows.rejected(batch, predictions))
                 ends = [prediction["status"] for prediction in predictions]
                 counts += Counts(len(ends), **{status.value: ends.count(status.value) for status in Status})
@@ -147,7 +170,7 @@ class ChunkWorker:
         sizes = {f"{PARTS}_bytes": results.size_bytes, f"{REJECTS}_bytes": rejects.size_bytes}
         return Work(counts, rest if rest.rows else None, sizes, written)
 
-    def store(self, plan: Plan, batch: Batch, predictions: list[dict[str, Any]], deadline: float) -> int:
+    def store(self, plan: Plan, batch: Batch, predictions: list[dict[str, Any]], deadline: float) -> Weight:
         """Write outcomes to the predictions table; what is too large for it goes to the results bucket.
 
         Args:
@@ -157,33 +180,36 @@ class ChunkWorker:
             deadline: on the clock.
 
         Returns:
-            How many were written.
+            What was written.
 
         Raises:
             StorageUnavailable: not all of them could be.
         """
         now_ms, table = self._now_ms(), self._outcomes
-        items = []
+        items, sizes = [], []
         for number, prediction in zip(batch.numbers, predictions, strict=True):
             place = Place(
                 plan.model, prediction.get("key") or prediction["id"], plan.at_ms, f"{plan.job}#{number:010d}"
             )
             item = table.item(place, prediction, now_ms=now_ms)
-            if item_bytes(item) > MAXIMUM_ITEM_BYTES:
+            size = item_bytes(item)
+            if size > MAXIMUM_ITEM_BYTES:
+                if self._clock() > deadline:
+                    message = (
+                        f"predictions table: want {len(predictions)} outcomes, got no time for that of row {number}"
+                    )
+                    raise StorageUnavailable(message)
                 key = Files(plan.model, plan.job).large(number)
                 write_json(self._s3, self._bucket, key, prediction)
                 prediction.update(dict.fromkeys(lighten(item, key), key))
             items.append(item)
+            # With what was large: it is in memory with the others.
+            sizes.append(size)
         if unwritten := table.write(items, deadline=deadline):
             message = f"predictions table: want {len(items)} outcomes written, got no time for {len(unwritten)} of them"
             raise StorageUnavailable(message)
-        return len(items)
-
-    def _most(self, plan: Plan) -> int:
-        """As many rows as a batch may have at the table's pace."""
-        return (
-            max(1, min(ROWS_PER_BATCH, int(self._writes_per_second * BATCH_SECONDS))) if plan.store else ROWS_PER_BATCH
-        )
+        units = sum(-(-min(size, MAXIMUM_ITEM_BYTES) // UNIT_BYTES) for size in sizes)
+        return Weight(len(items), sum(sizes), units)
 
     def _writer(self, files: Files, folder: str, chunk: Chunk) -> ObjectWriter:
         return ObjectWriter(self._s3, self._bucket, files.part(folder, *chunk.id), tags=dict([WORK_TAG]))
@@ -196,11 +222,13 @@ class _Stopped(Exception):
 class _Watch:
     """How much time there is, and how many rows fit into it."""
 
-    def __init__(self, clock: Callable[[], float], deadline: float, limit: int) -> None:
+    def __init__(self, clock: Callable[[], float], deadline: float, units_per_second: float | None) -> None:
         self._clock = clock
         self._deadline = deadline
-        self._limit = limit
-        self._most = min(FIRST_ROWS, limit)
+        # Of the table; it has none if nothing goes there.
+        self._units_per_second = units_per_second
+        self._limit = self._paced(1.0)
+        self._most = min(FIRST_ROWS, self._limit)
         self._began = self._looked = clock()
 
     def most(self) -> int:
@@ -217,8 +245,21 @@ class _Watch:
         scored = next(batches, None)
         seconds = self._clock() - began
         if scored is not None and seconds > 0:
-            self._most = max(1, min(self._limit, int(BATCH_SECONDS * scored.batch.count / seconds)))
+            fit = int(BATCH_SECONDS * scored.batch.count / seconds)
+            self._most = max(1, min(self._limit, _GROWTH * scored.batch.count, fit))
         return scored
+
+    def weigh(self, weight: Weight) -> None:
+        """See how many such rows fit into memory, and into a batch's time at the table's pace."""
+        by_bytes = BATCH_BYTES * weight.rows // max(1, weight.size_bytes)
+        self._limit = max(1, min(self._paced(max(1.0, weight.units / weight.rows)), by_bytes))
+        self._most = min(self._most, self._limit)
+
+    def _paced(self, units_per_row: float) -> int:
+        """As many rows as a batch may have at the table's pace."""
+        if self._units_per_second is None:
+            return ROWS_PER_BATCH
+        return max(1, min(ROWS_PER_BATCH, int(self._units_per_second * BATCH_SECONDS / units_per_row)))
 
     def check(self, chunk: Chunk, counts: Counts) -> None:
         """See that there is any time left.
