@@ -17,7 +17,7 @@ from aws_lambda_powertools.event_handler.openapi.params import Body, Path, Query
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from threefold import openapi, strict_json
+from threefold import deferral, openapi, strict_json
 from threefold.authorization import admit, visible
 from threefold.errors import (
     Malformed,
@@ -28,6 +28,7 @@ from threefold.errors import (
     TooLarge,
     UnknownJob,
     UnknownModel,
+    UnknownPrediction,
     UnknownRoute,
     WrongState,
     shown,
@@ -49,6 +50,7 @@ from threefold.protocols.forms import (
     StoredAnswer,
     UploadForm,
     UploadRequest,
+    WaitingAnswer,
     explain,
 )
 from threefold.registry import Registry, open_registry
@@ -84,6 +86,7 @@ class Refusal(Exception):
 
 
 ModelName = Annotated[str, Path(description="the model's name")]
+PredictionId = Annotated[str, Path(description="the prediction's id")]
 JobId = Annotated[str, Path(description="the job's id")]
 
 
@@ -254,6 +257,28 @@ def _record(model: ModelName, key: Annotated[str, Query(min_length=1, max_length
         headers["x-release-stale"] = "true"
     body = StoredAnswer(predictions=[prediction], age_seconds=stored.age_seconds)
     return Answer(200, "application/json", body, headers)
+
+
+@app.get(
+    "/models/<model>/predictions/<prediction>",
+    operation_id="prediction",
+    summary="The outcome of a prediction, by its id",
+    responses={
+        200: {"description": "it has its outcome", "content": {"application/json": {"model": StoredAnswer}}},
+        202: {"description": "it waits to be scored", "content": {"application/json": {"model": WaitingAnswer}}},
+    },
+)
+def _outcome(model: ModelName, prediction: PredictionId) -> Answer[Any]:
+    _registry().release(model)
+    try:
+        stored = _stored().of(model, prediction)
+    except UnknownPrediction:
+        if not deferral.waits(prediction, time.time_ns() // 1_000_000):
+            raise
+        waiting = {"id": prediction, "model": model, "status": deferral.PENDING}
+        return Answer(202, "application/json", WaitingAnswer(predictions=[waiting]), {"retry-after": "1"})
+    body = StoredAnswer(predictions=[stored.prediction], age_seconds=stored.age_seconds)
+    return Answer(200, "application/json", body, {"x-prediction-id": prediction})
 
 
 @app.post("/models/<model>/pending", operation_id="pend", summary="Records for the next collection", status_code=202)

@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from threefold.authorization import admit, visible
-from threefold.errors import NotServable, OutsideSignature, ThreefoldError, UnknownModel, UnknownRoute
+from threefold.errors import Malformed, NotServable, OutsideSignature, ThreefoldError, UnknownModel, UnknownRoute, shown
 from threefold.gateway import Event, Response, fail, read_body, refuse, respond
 from threefold.names import VERSION, Metric
 from threefold.predictor import Predictor, open_predictor, warm
@@ -18,10 +18,15 @@ from threefold.settings import Settings
 from threefold.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from threefold.deferral import Deferral
     from threefold.prediction import Outcomes
     from threefold.registry import Confirmed
+
+MODES: Final = ("sync", "async")
+# API Gateway waits for 30 s.
+DEFER_SECONDS: Final = 20.0
 
 
 def handler(event: Event, _context: object) -> Response:
@@ -52,10 +57,16 @@ def _answer(event: Event, started: float) -> Response:
 
 
 def _predict(event: Event, model: str | None, _version: str | None, started: float) -> Response:
+    mode = (event.get("queryStringParameters") or {}).get("mode", "sync")
+    if mode not in MODES:
+        message = f"mode: want one of {list(MODES)}, got {shown(mode)}"
+        raise Malformed(message)
     found = records.decode(read_body(event))
     decoded = time.perf_counter()
     predictor, name = _predictor(), str(model)
     keys = record_keys(found, predictor.key_field(name))
+    if mode == "async":
+        return _defer(name, found, keys)
     outcomes = predictor.predict(Request(model=name, rows=Records(found), keys=keys))
     scored = time.perf_counter()
     _telemetry().outcomes(outcomes)
@@ -65,6 +76,16 @@ def _predict(event: Event, model: str | None, _version: str | None, started: flo
         return respond(422, error, _headers(outcomes, started, decoded, scored))
     body = records.encode(outcomes)
     return respond(200, body, _headers(outcomes, started, decoded, scored))
+
+
+def _defer(model: str, found: Sequence[dict[str, Any]], keys: Sequence[str | None] | None) -> Response:
+    """Hand records to the stream door, which scores them as they come."""
+    predictions = _deferral().accept(model, found, keys, deadline=time.monotonic() + DEFER_SECONDS)
+    headers = {"retry-after": "1"}
+    if len(predictions) == 1:
+        identity = predictions[0]["id"]
+        headers |= {"x-prediction-id": identity, "location": f"/models/{model}/predictions/{identity}"}
+    return respond(202, {"predictions": predictions}, headers)
 
 
 def _infer(event: Event, model: str | None, version: str | None, started: float) -> Response:
@@ -164,6 +185,16 @@ def _telemetry() -> Telemetry:
 @cache
 def _predictor() -> Predictor:
     return open_predictor(_settings(), _telemetry().add)
+
+
+@cache
+def _deferral() -> Deferral:
+    # Not at the top: to import boto3 takes longer than all else at the start, and few environments ever need it.
+    import boto3  # noqa: PLC0415
+
+    from threefold.deferral import Deferral  # noqa: PLC0415
+
+    return Deferral(boto3.client("sqs"), _settings().requests_queue)
 
 
 def _find(model: str, version: str | None) -> tuple[Confirmed, Route]:

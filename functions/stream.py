@@ -2,50 +2,47 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import defaultdict
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
-from threefold.errors import NotServable, ThreefoldError, TooLarge
-from threefold.names import Metric
-from threefold.outcomes import OutcomeTable, Place
+from threefold import strict_json
+from threefold.dead_letters import RECEIVES, DeadLetters
+from threefold.deliveries import SUSPECT_RECEIVES, Delivery, by_group, followers, rounds
+from threefold.errors import GivenUp, NotServable, ThreefoldError, TooLarge
+from threefold.names import LOOKUP_INDEX, Metric
+from threefold.outcomes import OutcomeTable, Place, lighten
+from threefold.pacing import Estimate
 from threefold.predictor import Predictor, open_predictor, warm
 from threefold.protocols import message as protocol
-from threefold.queues import QueueSender
+from threefold.queues import MESSAGES_PER_CALL, QueueSender, TopicSender
 from threefold.release import MODEL_NAME
 from threefold.request import Records, Request, Tensors, record_keys
 from threefold.settings import Settings
 from threefold.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
 
     from threefold.protocols.message import Message
 
 Event = dict[str, Any]
+# By message id, why it goes back to the queue.
+Failed = dict[str, str]
 # Left before the function's deadline to say what was not done.
 RESERVE_SECONDS = 2.0
 # An item of the predictions table holds 400 KB; a digit in a list takes two bytes as JSON, and three there.
 MAXIMUM_OUTCOME_BYTES = 200_000
-
-
-@dataclass(slots=True)
-class _Delivery:
-    """One SQS message on its way to an outcome."""
-
-    message_id: str
-    again: bool
-    message: Message | None = None
-    outcome: dict[str, Any] | None = None
-    place: Place | None = None
-    stored: bool = False
-    body: bytes = b""
 
 
 def handler(event: Event, context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lambda's context
@@ -53,17 +50,17 @@ def handler(event: Event, context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lam
     started = time.perf_counter()
     telemetry = _telemetry()
     deadline = time.monotonic() + context.get_remaining_time_in_millis() / 1000 - RESERVE_SECONDS
-    deliveries = [_decode(record) for record in event["Records"]]
-    failed: dict[str, str] = {}
-    try:
-        _place(deliveries, failed)
-        _recall(deliveries)
-        _score(deliveries, failed)
-        _store(deliveries, failed, deadline)
-        _send(deliveries, failed, deadline)
-    except Exception as error:  # the last line of defence: what is not sent goes back to the queue
-        telemetry.logger.exception("batch failed")
-        failed |= {delivery.message_id: repr(error) for delivery in deliveries}
+    deliveries = [Delivery.read(record) for record in event["Records"]]
+    failed: Failed = {}
+    done: list[Delivery] = []
+    for some in rounds(deliveries):
+        if done:
+            # What comes next may end this function: what is done must not be done again for it.
+            _forget(done)
+            done = []
+        _process([delivery for delivery in some if delivery.message_id not in failed], failed, deadline)
+        failed |= {delivery.message_id: _follows(delivery) for delivery in followers(deliveries, failed)}
+        done = [delivery for delivery in some if delivery.message_id not in failed]
     if failed:
         telemetry.add(Metric.ERRORS, len(failed))
         telemetry.logger.warning("messages returned", count=len(failed), reasons=sorted(set(failed.values()))[:5])
@@ -73,22 +70,38 @@ def handler(event: Event, context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lam
     return {"batchItemFailures": [{"itemIdentifier": identifier} for identifier in failed]}
 
 
-def _decode(record: Mapping[str, Any]) -> _Delivery:
-    # Delivered before: by SQS, or by whoever moved it back from the dead-letter queue under its first identity.
-    again = int(record["attributes"]["ApproximateReceiveCount"]) > 1 or protocol.was_moved(record)
-    delivery = _Delivery(record["messageId"], again)
-    identity = protocol.identity(record)
+def _process(deliveries: Sequence[Delivery], failed: Failed, deadline: float) -> None:
+    """Bring some messages to their outcomes; what fails again and again is given up."""
     try:
-        message = delivery.message = protocol.decode(record["body"], identity)
+        for delivery in deliveries:
+            _decode(delivery)
+        _place(deliveries, failed)
+        _recall(deliveries)
+        _expire(deliveries)
+        if _tried_enough(deliveries):
+            failed[deliveries[0].message_id] = "its function ended each time before it could say why"
+        _score(deliveries, failed, deadline)
+        _store(deliveries, failed, deadline)
+        _send(deliveries, failed, deadline)
+    except Exception as error:  # the last line of defence: what is not sent goes back to the queue
+        _telemetry().logger.exception("batch failed")
+        failed |= {delivery.message_id: repr(error) for delivery in deliveries if delivery.message_id not in failed}
+    for delivery in deliveries:
+        if delivery.message_id in failed and delivery.receives >= RECEIVES:
+            _give_up(delivery, failed, deadline)
+
+
+def _decode(delivery: Delivery) -> None:
+    try:
+        message = delivery.message = protocol.decode(delivery.text, delivery.identity)
     except ThreefoldError as error:
-        delivery.outcome = _rejection(identity[0], None, error)
-        return delivery
+        delivery.outcome = _rejection(delivery, error)
+        return
     if message.problem is not None:
-        delivery.outcome = _rejection(message.id, message, message.problem)
-    return delivery
+        delivery.outcome = _rejection(delivery, message.problem)
 
 
-def _place(deliveries: Sequence[_Delivery], failed: dict[str, str]) -> None:
+def _place(deliveries: Sequence[Delivery], failed: Failed) -> None:
     """Say where each outcome stands: the same place at every delivery."""
     fields: dict[str, str | None] = {}
     for delivery in deliveries:
@@ -111,7 +124,7 @@ def _place(deliveries: Sequence[_Delivery], failed: dict[str, str]) -> None:
         delivery.place = Place(message.model, key or message.id, message.at_ms, message.id)
 
 
-def _recall(deliveries: Sequence[_Delivery]) -> None:
+def _recall(deliveries: Sequence[Delivery]) -> None:
     """First answer wins: what was delivered before may have its outcome already."""
     again = [delivery for delivery in deliveries if delivery.again and delivery.place is not None]
     if not again:
@@ -123,76 +136,194 @@ def _recall(deliveries: Sequence[_Delivery]) -> None:
             delivery.outcome, delivery.stored = outcome, True
 
 
-def _score(deliveries: Sequence[_Delivery], failed: dict[str, str]) -> None:
-    """One call per model and form, whatever the number of messages."""
-    groups: dict[tuple[Any, ...], list[_Delivery]] = defaultdict(list)
+def _expire(deliveries: Sequence[Delivery]) -> None:
+    """What comes too late is said to, and not scored."""
+    now_ms = time.time_ns() // 1_000_000
+    for delivery in deliveries:
+        message = delivery.message
+        if delivery.outcome is None and message is not None and now_ms > (message.expires_ms or now_ms):
+            delivery.outcome = _envelope(delivery, "expired")
+            _telemetry().add(Metric.EXPIRED, 1, message.model)
+
+
+def _tried_enough(deliveries: Sequence[Delivery]) -> bool:
+    """Whether a suspect of a message group, which comes alone, was tried as often as it may be.
+
+    How often it was received does not say so there: it may have waited for others of its group each time.
+    """
+    if len(deliveries) != 1 or deliveries[0].group is None or not deliveries[0].suspect:
+        return False
+    (delivery,) = deliveries
+    delivery.receives = SUSPECT_RECEIVES
+    delivery.receives += _table().count_try(delivery.message_id)
+    return delivery.outcome is None and delivery.receives > RECEIVES
+
+
+def _score(deliveries: Sequence[Delivery], failed: Failed, deadline: float) -> None:
+    """One call per model and form, whatever the number of messages, as far as there is time."""
+    groups: dict[tuple[Any, ...], list[Delivery]] = defaultdict(list)
     for delivery in deliveries:
         if delivery.outcome is None and delivery.message is not None and delivery.message_id not in failed:
             groups[delivery.message.group()].append(delivery)
-    telemetry = _telemetry()
-    for members in groups.values():
-        messages = [delivery.message for delivery in members if delivery.message is not None]
-        rows = (
-            Records([message.record for message in messages if message.record is not None])
-            if messages[0].record is not None
-            else Tensors([message.tensors for message in messages if message.tensors is not None])
-        )
-        request = Request(
-            model=messages[0].model,
-            rows=rows,
-            ids=[message.id for message in messages],
-            keys=[message.key for message in messages],
-        )
-        try:
-            outcomes = _predictor().predict(request)
-        except NotServable as error:
-            failed |= {delivery.message_id: str(error) for delivery in members}
-            continue
-        except ThreefoldError as error:
-            for delivery, message in zip(members, messages, strict=True):
-                delivery.outcome = _rejection(message.id, message, error)
-            continue
-        telemetry.outcomes(outcomes)
-        for delivery, message, prediction in zip(members, messages, outcomes.predictions(), strict=True):
-            delivery.outcome, delivery.body = prediction, protocol.encode(prediction)
-            if len(delivery.body) > MAXIMUM_OUTCOME_BYTES:
-                size = TooLarge(f"outcome: want at most {MAXIMUM_OUTCOME_BYTES} bytes, got {len(delivery.body)}")
-                delivery.outcome, delivery.body = _rejection(message.id, message, size), b""
+    for group, members in groups.items():
+        estimate, start = _estimate(group), 0
+        while start < len(members):
+            some = members[start : start + estimate.fits(len(members) - start, deadline)]
+            if not some:
+                left = members[start:]
+                failed |= {delivery.message_id: f"no time for {len(left)} of its batch" for delivery in left}
+                break
+            with estimate.timed(len(some)):
+                _score_group(some, failed)
+            start += len(some)
 
 
-def _store(deliveries: Sequence[_Delivery], failed: dict[str, str], deadline: float) -> None:
+def _score_group(members: Sequence[Delivery], failed: Failed) -> None:
+    messages = [delivery.message for delivery in members if delivery.message is not None]
+    rows = (
+        Records([message.record for message in messages if message.record is not None])
+        if messages[0].record is not None
+        else Tensors([message.tensors for message in messages if message.tensors is not None])
+    )
+    request = Request(
+        model=messages[0].model,
+        rows=rows,
+        ids=[message.id for message in messages],
+        keys=[message.key for message in messages],
+    )
+    try:
+        outcomes = _predictor().predict(request)
+    except NotServable as error:
+        failed |= {delivery.message_id: str(error) for delivery in members}
+        return
+    except ThreefoldError as error:
+        for delivery in members:
+            delivery.outcome = _rejection(delivery, error)
+        return
+    _telemetry().outcomes(outcomes)
+    for delivery, prediction in zip(members, outcomes.predictions(), strict=True):
+        delivery.outcome, delivery.encoded = prediction, protocol.encode(prediction)
+
+
+def _store(deliveries: Sequence[Delivery], failed: Failed, deadline: float) -> None:
     table, now_ms = _table(), time.time_ns() // 1_000_000
-    items = [
-        table.item(delivery.place, delivery.outcome, now_ms=now_ms)
-        for delivery in deliveries
-        if delivery.place is not None and delivery.outcome is not None and not delivery.stored
-    ]
+    items = []
+    for delivery in deliveries:
+        if delivery.place is None or delivery.outcome is None or delivery.stored or delivery.message_id in failed:
+            continue
+        if len(delivery.encoded) > MAXIMUM_OUTCOME_BYTES:
+            _point(delivery)
+        item = table.item(delivery.place, delivery.outcome, now_ms=now_ms)
+        if delivery.place.key != delivery.place.source:
+            item[LOOKUP_INDEX] = {"S": f"{delivery.place.model}#{delivery.place.source}"}
+        items.append(item)
     if unwritten := set(table.write(items, deadline=deadline)):
         for delivery in deliveries:
             if delivery.place is not None and (delivery.place.pk, delivery.place.sk) in unwritten:
                 failed[delivery.message_id] = "predictions table: want the outcome written, got it refused or no time"
 
 
-def _send(deliveries: Sequence[_Delivery], failed: dict[str, str], deadline: float) -> None:
-    ready = [delivery for delivery in deliveries if delivery.outcome is not None and delivery.message_id not in failed]
-    bodies = [delivery.body or protocol.encode(delivery.outcome) for delivery in ready if delivery.outcome is not None]
-    for position, reason in _sender().send(bodies, deadline=deadline).items():
-        failed[ready[position].message_id] = reason
+def _point(delivery: Delivery) -> None:
+    """Put an outcome that no message or item holds into the results bucket, and its key in the place of what is large."""
+    place, outcome = delivery.place, delivery.outcome
+    assert place is not None and outcome is not None, "it is about to be stored"  # noqa: PT018
+    name = hashlib.sha256(f"{place.pk}\n{place.sk}".encode()).hexdigest()
+    key = f"{place.model}/stream/{name}.json"
+    item = _table().item(place, outcome, now_ms=0)
+    heavy = lighten(item, key)
+    light = {name: value for name, value in outcome.items() if name not in heavy} | {"pointer": key}
+    encoded = protocol.encode(light)
+    if len(encoded) > MAXIMUM_OUTCOME_BYTES:
+        size = TooLarge(f"outcome: want at most {MAXIMUM_OUTCOME_BYTES} bytes, got {len(delivery.encoded)}")
+        delivery.outcome, delivery.encoded = _rejection(delivery, size), b""
+        return
+    _s3().put_object(
+        Bucket=_settings().results_bucket, Key=key, Body=strict_json.dumps(outcome), ContentType="application/json"
+    )
+    delivery.outcome, delivery.encoded = light, encoded
 
 
-def _rejection(identifier: str, message: Message | None, error: ThreefoldError) -> dict[str, Any]:
+def _send(deliveries: Sequence[Delivery], failed: Failed, deadline: float) -> None:
+    held = {delivery.message_id for delivery in followers(deliveries, failed)}
+    ready = [
+        delivery
+        for delivery in deliveries
+        if delivery.outcome is not None and delivery.message_id not in failed and delivery.message_id not in held
+    ]
+    bodies = [
+        delivery.encoded or protocol.encode(delivery.outcome) for delivery in ready if delivery.outcome is not None
+    ]
+    if ready and ready[0].group is not None:
+        unsent = _sender().send_in_order(
+            bodies, by_group(ready), deadline=deadline, more=[_order(one) for one in ready]
+        )
+    else:
+        unsent = _sender().send(bodies, deadline=deadline)
+    failed |= {ready[position].message_id: reason for position, reason in unsent.items()}
+
+
+def _order(delivery: Delivery) -> dict[str, str]:
+    """What a FIFO queue asks of a message: its group, and what it is known by for five minutes."""
+    outcome = delivery.outcome or {}
+    name = f"{outcome.get('model')}#{outcome.get('id')}#{outcome.get('status')}"
+    return {
+        "MessageGroupId": str(delivery.group),
+        "MessageDeduplicationId": hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest(),
+    }
+
+
+def _give_up(delivery: Delivery, failed: Failed, deadline: float) -> None:
+    """Copy a message to the dead-letter queue. In a message group an error goes on in its place, and its followers do."""
+    reason, message = failed[delivery.message_id], delivery.message
+    if not _dead_letters().give_up(delivery, reason, deadline=deadline):
+        return
+    _telemetry().logger.error("message given up", message_id=delivery.message_id, reason=reason)
+    _telemetry().add(Metric.GIVEN_UP, 1, message.model if message else "")
+    del failed[delivery.message_id]
+    if delivery.group is not None:
+        # Not stored: when it is sent again from there, it is to be scored.
+        delivery.outcome, delivery.encoded = _rejection(delivery, GivenUp(f"message: given up, for {reason}")), b""
+        _send([delivery], failed, deadline)
+
+
+def _forget(deliveries: Sequence[Delivery]) -> None:
+    """Delete messages that are done; one that cannot be comes again, and gets the outcome that it has."""
+    for start in range(0, len(deliveries), MESSAGES_PER_CALL):
+        some = deliveries[start : start + MESSAGES_PER_CALL]
+        entries: Any = [{"Id": str(i), "ReceiptHandle": delivery.handle} for i, delivery in enumerate(some)]
+        try:
+            _sqs().delete_message_batch(QueueUrl=_requests_url(), Entries=entries)
+        except (BotoCoreError, ClientError):
+            _telemetry().logger.exception("messages not deleted", count=len(some))
+
+
+def _follows(delivery: Delivery) -> str:
+    return f"an earlier message of group {delivery.group} goes first"
+
+
+def _rejection(delivery: Delivery, error: ThreefoldError) -> dict[str, Any]:
     """An error outcome: permanent, so that a retry could not change it."""
+    return _envelope(delivery, "rejected", code=error.code, message=str(error))
+
+
+def _envelope(delivery: Delivery, status: str, **more: str) -> dict[str, Any]:
+    message: Message | None = delivery.message
     at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     outcome = {
-        "id": identifier,
+        "id": message.id if message else delivery.identity[0],
         "model": message.model if message else None,
         "key": message.key if message else None,
-        "status": "rejected",
-        "code": error.code,
-        "message": str(error),
+        "status": status,
+        **more,
         "at": at,
     }
     return {name: value for name, value in outcome.items() if value is not None}
+
+
+@cache
+def _estimate(_group: tuple[Any, ...]) -> Estimate:
+    """How long a message of one model and form takes, as seen in this environment."""
+    return Estimate()
 
 
 @cache
@@ -218,9 +349,32 @@ def _table() -> OutcomeTable:
 
 
 @cache
+def _sqs() -> SQSClient:
+    return boto3.client("sqs", config=Config(max_pool_connections=16, parameter_validation=False))
+
+
+@cache
 def _sender() -> QueueSender:
-    client = boto3.client("sqs", config=Config(max_pool_connections=16, parameter_validation=False))
-    return QueueSender(client, _settings().predictions_queue_url)
+    settings = _settings()
+    if settings.predictions_topic_arn:
+        client = boto3.client("sns", config=Config(max_pool_connections=16, parameter_validation=False))
+        return TopicSender(client, settings.predictions_topic_arn)
+    return QueueSender(_sqs(), settings.predictions_queue_url)
+
+
+@cache
+def _dead_letters() -> DeadLetters:
+    return DeadLetters(_sqs(), _settings().dead_letter_queue_url)
+
+
+@cache
+def _requests_url() -> str:
+    return _sqs().get_queue_url(QueueName=_settings().requests_queue)["QueueUrl"]
+
+
+@cache
+def _s3() -> S3Client:
+    return boto3.client("s3")
 
 
 if _settings().initialization:

@@ -19,6 +19,9 @@ RETENTION_DAYS: Final = (
     *(1096, 1827, 2192, 2557, 2922, 3288, 3653),
 )
 # The name of a bucket is at most 63 characters, of which account, region and our own words take 47.
+# https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html: more messages at a time need a window, and a
+# FIFO queue gives no more.
+MOST_WITHOUT_WINDOW: Final = 10
 _STAGE: Final = (r"[a-z][a-z0-9-]{0,14}[a-z0-9]|[a-z]", "at most 16 of a-z, 0-9 and -, a letter first, no - last")
 _URL: Final = (r"|https?://\S+", "a URL, or nothing")
 _TEMPLATE: Final = (r".*\{model\}.*", "text that holds {model}")
@@ -91,6 +94,17 @@ class DeploymentContext:
     )
     ttl_days: int = _key(90, "how long outcomes stay in the predictions table", limits=(1, 3650))
     stream_batch_size: int = _key(100, "messages that one invocation takes at most", limits=(1, 10_000))
+    stream_window_seconds: int = _key(
+        1, "how long messages are collected before an invocation takes fewer than it may", limits=(0, 300)
+    )
+    stream_fifo: bool = _key(
+        False,
+        "whether the stream door's queues are FIFO: order is kept in each message group, at most 10 messages are taken "
+        "at a time, and without a window; to change it makes other queues",
+    )
+    stream_fan_out: bool = _key(
+        False, "whether outcomes go to a topic, of which the predictions queue is one subscriber and others may be more"
+    )
     stream_max_concurrency: int = _key(10, "stream functions that run at a time", limits=(2, 1000))
     chunk_concurrency: int = _key(8, "chunks of one job that run at a time", limits=(1, 1000))
     chunk_bytes: int = _key(8_388_608, "the size that a chunk of a CSV aims at", limits=(65_536, 1_073_741_824))
@@ -136,6 +150,10 @@ class DeploymentContext:
             raise ValueError(
                 f"context 'batchReservedConcurrency': want 0 or at least chunkConcurrency "
                 f"({self.chunk_concurrency}), got {self.batch_reserved_concurrency}"
+            )
+        if self.stream_batch_size > MOST_WITHOUT_WINDOW and not (self.stream_window_seconds or self.stream_fifo):
+            raise ValueError(
+                f"context 'streamWindowSeconds': want at least 1 with streamBatchSize above {MOST_WITHOUT_WINDOW}, got 0"
             )
         if 0 < self.stream_reserved_concurrency < self.stream_max_concurrency:
             raise ValueError(

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 DOORS: Final = (Door.PREDICT, Door.BATCH, Door.STREAM)
 # A backlog this old is no burst any more.
 OLDEST_REQUEST_SECONDS: Final = 300
+# A throttled table or a cold start returns some; three minutes of this is no such thing.
+RETURNED_A_MINUTE: Final = 10
 _MAXIMUM: Final = "Maximum"
 _SUM: Final = "Sum"
 
@@ -94,8 +96,15 @@ class ObservabilityStack(StageStack):
         )
         self._alarm(
             "lost-uploads",
-            self._queue_metric("lost-uploads", "ApproximateNumberOfMessagesVisible"),
+            _metric(*("AWS/SQS", "ApproximateNumberOfMessagesVisible", _MAXIMUM), QueueName=self.name("lost-uploads")),
             "uploads that could not even be planned; send their events again",
+        )
+        self._alarm(
+            "stream-returned",
+            self._own_metric(Door.STREAM, Metric.ERRORS),
+            "messages go back to their queue, to be tried again",
+            threshold=RETURNED_A_MINUTE,
+            periods=3,
         )
         self._alarm(
             "requests-age",
@@ -187,7 +196,7 @@ class ObservabilityStack(StageStack):
         return _metric("AWS/States", metric, _SUM, StateMachineArn=self.state_machine_arn)
 
     def _queue_metric(self, queue: str, metric: str, label: str | None = None) -> cloudwatch.Metric:
-        return _metric("AWS/SQS", metric, _MAXIMUM, label=label, QueueName=self.name(queue))
+        return _metric("AWS/SQS", metric, _MAXIMUM, label=label, QueueName=self.queue_name(queue))
 
     def _own_metric(self, door: str, metric: str, statistic: str = _SUM) -> cloudwatch.Metric:
         label = f"{metric} {statistic}" if statistic.startswith("p") else None

@@ -14,7 +14,7 @@ from aws_cdk import aws_ssm as ssm
 from infra.function import StageFunction
 from infra.grants import Grant, accept
 from infra.stage_stack import StageStack
-from threefold.names import API_ROUTES, EXPOSED_HEADERS, OPEN_ROUTES, PREDICT_ROUTES, Door, Output
+from threefold.names import LOOKUP_INDEX, API_ROUTES, EXPOSED_HEADERS, OPEN_ROUTES, PREDICT_ROUTES, Door, Output
 from threefold.settings import Settings
 
 if TYPE_CHECKING:
@@ -62,12 +62,16 @@ class PredictStack(StageStack):
                 auth=context.auth,
                 scope_template=context.scope_template,
                 model_bucket=self.bucket("models"),
+                requests_queue=self.queue_name("requests"),
                 refresh_seconds=context.refresh_seconds,
             ),
             timeout_seconds=TIMEOUT_SECONDS,
             memory_megabytes=context.predict_memory,
             reserved_concurrency=context.predict_reserved_concurrency,
-            grants=self.registry_read(),
+            grants=[
+                *self.registry_read(),
+                Grant(["sqs:SendMessage", "sqs:GetQueueUrl"], [self.arn("sqs", self.queue_name("requests"))]),
+            ],
         )
         operations = self._operations(predict)
         api = apigateway.HttpApi(
@@ -151,7 +155,10 @@ class PredictStack(StageStack):
                     ["dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Query", "dynamodb:UpdateItem"],
                     [self.table_arn("jobs")],
                 ),
-                Grant(["dynamodb:Query"], [self.table_arn("predictions")]),
+                Grant(
+                    ["dynamodb:Query", "dynamodb:GetItem"],
+                    [self.table_arn("predictions"), f"{self.table_arn('predictions')}/index/{LOOKUP_INDEX}"],
+                ),
                 Grant(["states:StartExecution"], [self.state_machine_arn]),
                 Grant(
                     ["states:StopExecution"],

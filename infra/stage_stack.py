@@ -51,6 +51,10 @@ class StageStack(Stack):
         """The name of a function, table, queue, topic or state machine of this stage."""
         return f"threefold-{self.context.stage}-{part}"
 
+    def queue_name(self, part: str) -> str:
+        """The name of one of the stream door's queues, or of its topic: requests, predictions or dead-letters."""
+        return self.name(part) + (".fifo" if self.context.stream_fifo else "")
+
     def bucket(self, part: str) -> str:
         """The name of a bucket of this stage: models, inbox or results. Bucket names are the world's, not ours."""
         return f"{self.name(part)}-{self.account}-{self.region}"
@@ -101,12 +105,18 @@ class StageStack(Stack):
         retention_days: int = 4,
         visibility_seconds: int = 30,
         dead_letter_queue: sqs.DeadLetterQueue | None = None,
+        fifo: bool = False,
     ) -> sqs.Queue:
         """A queue that is encrypted, and that only TLS reaches."""
         return sqs.Queue(
             self,
             construct_id,
-            queue_name=self.name(part),
+            queue_name=self.name(part) + (".fifo" if fifo else ""),
+            fifo=fifo or None,
+            # Each group on its own: one that waits for a retry keeps no other one from its pace.
+            deduplication_scope=sqs.DeduplicationScope.MESSAGE_GROUP if fifo else None,
+            fifo_throughput_limit=sqs.FifoThroughputLimit.PER_MESSAGE_GROUP_ID if fifo else None,
+            content_based_deduplication=fifo or None,
             encryption=sqs.QueueEncryption.SQS_MANAGED,
             enforce_ssl=True,
             retention_period=Duration.days(retention_days),

@@ -11,7 +11,7 @@ from aws_cdk import aws_s3 as s3
 
 from infra.grants import accept
 from infra.stage_stack import StageStack
-from threefold.names import Output, Prefix
+from threefold.names import LOOKUP_INDEX, Output, Prefix
 
 if TYPE_CHECKING:
     from constructs import Construct
@@ -49,6 +49,12 @@ class StoreStack(StageStack):
             )
         )
         predictions = self._table("Predictions")
+        # Of outcomes that stand under a key of the record's own: which key that is, by the prediction's id.
+        predictions.add_global_secondary_index(
+            index_name=LOOKUP_INDEX,
+            partition_key=dynamodb.Attribute(name=LOOKUP_INDEX, type=dynamodb.AttributeType.STRING),
+            projection_type=dynamodb.ProjectionType.KEYS_ONLY,
+        )
         jobs = self._table("Jobs")
         self.output(Output.MODEL_BUCKET, models.bucket_name)
         self.output(Output.PREDICTIONS_TABLE, predictions.table_name)

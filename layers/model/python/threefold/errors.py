@@ -129,6 +129,18 @@ class StorageUnavailable(ThreefoldError):
     retryable = True
 
 
+class GivenUp(ThreefoldError):
+    """A message that failed so often that it waits in the dead-letter queue, so that others go on."""
+
+    code = "given_up"
+
+
+class UnknownPrediction(ThreefoldError):
+    """The model has no stored outcome under this id."""
+
+    code = "unknown_prediction"
+
+
 def shown(value: object) -> str:
     """A value as a message may show it: short whatever its size and depth, and never a whole payload."""
     text = _SHORT.repr(value)

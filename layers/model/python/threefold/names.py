@@ -28,6 +28,8 @@ class Metric:
     ROLLED_BACK: Final = "RolledBack"
     BATCH_ROWS: Final = "BatchRows"
     STREAM_LAG: Final = "StreamLagMs"
+    GIVEN_UP: Final = "GivenUp"
+    EXPIRED: Final = "Expired"
 
 
 # Errors by the names that Step Functions sees them under: a throttled table or a registry that is away comes back.
@@ -43,6 +45,10 @@ WORK_TAG: Final = ("threefold", "work")
 WORK_DAYS: Final = 7
 # Where records lie in the inbox until they are collected: `pending/<model>/`.
 PENDING_PREFIX: Final = "pending/"
+
+
+# The predictions table's index, and the attribute that is its key.
+LOOKUP_INDEX: Final = "lookup"
 
 
 class Prefix:
@@ -107,6 +113,8 @@ class Output:
     REQUESTS_QUEUE_URL: Final = "RequestsQueueUrl"
     PREDICTIONS_QUEUE_URL: Final = "PredictionsQueueUrl"
     DEAD_LETTER_QUEUE_URL: Final = "DeadLetterQueueUrl"
+    # Only where the stack has one.
+    PREDICTIONS_TOPIC_ARN: Final = "PredictionsTopicArn"
     PREDICTIONS_TABLE: Final = "PredictionsTable"
     JOBS_TABLE: Final = "JobsTable"
     STATE_MACHINE_ARN: Final = "StateMachineArn"
@@ -138,6 +146,7 @@ API_ROUTES: Final = (
     ("POST", "/models/{model}/jobs/{job}/resume"),
     ("GET", "/models/{model}/jobs/{job}/results"),
     ("GET", "/models/{model}/records"),
+    ("GET", "/models/{model}/predictions/{prediction}"),
     ("POST", "/models/{model}/pending"),
     ("GET", "/openapi.json"),
 )
@@ -150,5 +159,7 @@ EXPOSED_HEADERS: Final = (
     "x-prediction-id",
     "x-release-stale",
     "x-precomputed",
+    "location",
+    "retry-after",
     "inference-header-content-length",
 )

@@ -57,7 +57,7 @@ _PREDICTION: Final = _object(
         "digest": _TEXT,
         "role": {"enum": ["champion", "canary", "previous", "fallback"]},
         "release": _TEXT,
-        "status": {"enum": ["predicted", "abstained", "held", "rejected", "expired"]},
+        "status": {"enum": ["predicted", "abstained", "held", "rejected", "expired", "pending"]},
         "label": _LABEL,
         "value": _NUMBER,
         "score": {"anyOf": [_NUMBER, {"type": "null"}]},
@@ -69,8 +69,10 @@ _PREDICTION: Final = _object(
         "key": _TEXT,
         "at": _TIME,
         "runtime": _TEXT,
+        "pointer": {"type": "string", "description": "where the whole of a large outcome stands in the results bucket"},
     },
     optional=(
+        *("at", "pointer"),
         *("version", "digest", "role", "release", "label", "value", "score", "options", "tensors"),
         *("reasons", "code", "message", "key", "runtime"),
     ),
@@ -177,6 +179,7 @@ def complete(document: Mapping[str, Any], manifests: Iterable[Manifest], auth: A
     }
     for (method, path), (name, summary, body, answer) in _SCORING.items():
         paths.setdefault(path, {})[method.lower()] = _operation(name, summary, path, body, answer)
+    paths["/models/{model}/predictions"]["post"] = _deferrable(paths["/models/{model}/predictions"]["post"])
     for manifest in manifests:
         if manifest.signature.features:
             model = manifest.name
@@ -244,6 +247,18 @@ def _operation(name: str, summary: str, path: str, body: str | None, answer: str
     return _with_errors({**operation, "responses": {"200": {"description": "it is done", "content": content}}})
 
 
+def _deferrable(operation: Schema) -> Schema:
+    """An operation whose answer may be left for later."""
+    mode = {"name": "mode", "in": "query", "schema": {"enum": ["sync", "async"], "default": "sync"}}
+    content = {"application/json": {"schema": _ref("Predictions")}}
+    waiting = {"description": "`async`: they wait to be scored, and are had by their ids", "content": content}
+    return {
+        **operation,
+        "parameters": [*operation.get("parameters", []), mode],
+        "responses": {**operation["responses"], "202": waiting},
+    }
+
+
 def _with_errors(operation: Schema) -> Schema:
     """An operation that answers as it says or with an error, which has one form."""
     responses = {status: response for status, response in operation["responses"].items() if status.startswith("2")}
@@ -254,6 +269,8 @@ def _with_errors(operation: Schema) -> Schema:
 def _of_model(operation: Schema, model: str) -> Schema:
     """An operation on records with one model's own."""
     own = {name: part for name, part in operation.items() if name != "parameters"}
+    if asked := [one for one in operation.get("parameters", []) if one["in"] == "query"]:
+        own["parameters"] = asked
     body = {"required": True, "content": {"application/json": {"schema": _ref(f"{model}.records")}}}
     return {
         **own,

@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 
 from threefold import strict_json
 from threefold.errors import StorageUnavailable
+from threefold.names import LOOKUP_INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ READS_PER_CALL: Final = 100
 MAXIMUM_ITEM_BYTES: Final = 350 * 1024
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/read-write-operations.html: a write unit is 1 KB.
 UNIT_BYTES: Final = 1024
+# What of an item is no part of its outcome. `lookup` is the index's key: <model>#<id>, of what has another key than that.
+OWN_ATTRIBUTES: Final = frozenset({"pk", "sk", "expires", LOOKUP_INDEX})
 # What of a large outcome makes it large.
 _LARGE_FIELD_BYTES: Final = 8 * 1024
 # DynamoDB's numbers hold 38 digits between these magnitudes.
@@ -152,10 +155,9 @@ class OutcomeTable:
             for wait in _waits():
                 response = self._client.batch_get_item(RequestItems=request)
                 for item in response.get("Responses", {}).get(self._table, []):
-                    values = {name: from_attribute(value) for name, value in item.items()}
                     # DynamoDB deletes expired items within days, not at once.
-                    if values.pop("expires") > now:
-                        found[values.pop("pk"), values.pop("sk")] = values
+                    if from_attribute(item["expires"]) > now:
+                        found[_key(item)] = outcome_of(item)
                 request = response.get("UnprocessedKeys")
                 if not request:
                     break
@@ -164,6 +166,27 @@ class OutcomeTable:
                 message = f"predictions table: want all of {len(keys)} keys read, got some unprocessed"
                 raise StorageUnavailable(message)
         return found
+
+    def count_try(self, message_id: str) -> int:
+        """Note that a message is tried, before it is; the note outlasts what ends the function meanwhile.
+
+        Args:
+            message_id: by which the queue knows it.
+
+        Returns:
+            How often it was, this time included.
+        """
+        # No model's name begins so.
+        key = {"pk": {"S": f"~message#{message_id}"}, "sk": {"S": "tries"}}
+        expires = int(time.time()) + self._ttl_seconds
+        found = self._client.update_item(
+            TableName=self._table,
+            Key=key,
+            UpdateExpression="ADD tries :one SET expires = :expires",
+            ExpressionAttributeValues={":one": {"N": "1"}, ":expires": {"N": str(expires)}},
+            ReturnValues="UPDATED_NEW",
+        )
+        return int(found["Attributes"]["tries"]["N"])
 
     def _write_alone(self, batch: Sequence[Item], deadline: float) -> list[Key]:
         """One item that DynamoDB refuses, as one of more than 400 KB, does not keep the others out."""
@@ -193,6 +216,11 @@ class OutcomeTable:
                 return [_key(request["PutRequest"]["Item"]) for request in requests[self._table]]
             self._sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
             wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+
+
+def outcome_of(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The outcome that an item holds, without what is the table's own."""
+    return {name: from_attribute(value) for name, value in item.items() if name not in OWN_ATTRIBUTES}
 
 
 def item_bytes(item: Item) -> int:
@@ -248,7 +276,7 @@ def whole(outcome: Mapping[str, Any], client: S3Client, bucket: str) -> dict[str
     return values | large
 
 
-def _key(item: Item) -> Key:
+def _key(item: Mapping[str, Any]) -> Key:
     return item["pk"]["S"], item["sk"]["S"]
 
 

@@ -1,13 +1,19 @@
-"""A pace: so much a second, however many ask for it."""
+"""Time and work: a pace that many share, and how much fits into what time is left."""
 
 from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+# As much as is tried before it is known how long it takes.
+UNKNOWN: Final = 100
+# The next may take so many times as long as the last.
+_SLOWER: Final = 1.5
 
 
 class Pacer:
@@ -55,3 +61,37 @@ class Pacer:
         if turn > now:
             self._sleep(turn - now)
         return True
+
+
+class Estimate:
+    """How long a unit of work takes, as it was last seen."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with nothing known."""
+        self._clock = clock
+        self._seconds: float | None = None
+
+    def fits(self, wanted: int, deadline: float) -> int:
+        """How many units there is time for.
+
+        Args:
+            wanted: the most.
+            deadline: on the clock.
+        """
+        left = deadline - self._clock()
+        if left <= 0:
+            return 0
+        if self._seconds is None:
+            return min(wanted, UNKNOWN)
+        most = int(left / (_SLOWER * self._seconds)) if self._seconds else wanted
+        if not most:
+            # Or one that took too long would keep all others out for good.
+            self._seconds /= 2
+        return min(wanted, most)
+
+    @contextmanager
+    def timed(self, units: int) -> Iterator[None]:
+        """See how long some units take."""
+        began = self._clock()
+        yield
+        self._seconds = (self._clock() - began) / units

@@ -6,12 +6,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from threefold.errors import NoAnswer, shown
-from threefold.outcomes import Place, from_attribute, milliseconds, whole
+from threefold.errors import NoAnswer, UnknownPrediction, shown
+from threefold.names import LOOKUP_INDEX
+from threefold.outcomes import Place, from_attribute, milliseconds, outcome_of, whole
 from threefold.prediction import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
@@ -97,21 +98,54 @@ class StoredAnswers:
             raise NoAnswer(message)
         return Stored(found, round(age, 3))
 
-    def _newest(self, model: str, key: str) -> dict[str, Any] | None:
+    def of(self, model: str, identity: str) -> Stored:
+        """What became of a prediction, whatever it was and whoever is champion since.
+
+        Args:
+            model: whose it is.
+            identity: the prediction's id. One of a CSV's row is found if the row had no key; else by that key.
+
+        Raises:
+            UnknownPrediction: nothing is stored under it.
+        """
+        found = self._newest(model, identity, identity) or self._indexed(model, identity)
+        if found is None:
+            message = f"prediction: want the id of a stored outcome of model '{model}', got {shown(identity)}"
+            raise UnknownPrediction(message)
+        return Stored(found, round(max(0.0, self._now() - milliseconds(found["at"]) / 1000), 3))
+
+    def _indexed(self, model: str, identity: str) -> dict[str, Any] | None:
+        """What stands under the record's own key."""
+        keys = self._client.query(
+            TableName=self._table,
+            IndexName=LOOKUP_INDEX,
+            KeyConditionExpression="lookup = :lookup",
+            ExpressionAttributeValues={":lookup": {"S": f"{model}#{identity}"}},
+        )["Items"]
+        for key in keys:
+            item = self._client.get_item(TableName=self._table, Key={name: key[name] for name in ("pk", "sk")})
+            found = item.get("Item")
+            if found is not None and from_attribute(found["expires"]) > self._now():
+                return self._whole(found)
+        return None
+
+    def _whole(self, item: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        return None if item is None else whole(outcome_of(item), self._s3, self._bucket)
+
+    def _newest(self, model: str, key: str, identity: str | None = None) -> dict[str, Any] | None:
+        """The newest under a key; if an id is said, of that id."""
+        named = {} if identity is None else {":id": {"S": identity}}
         pages = self._client.get_paginator("query").paginate(
             TableName=self._table,
             KeyConditionExpression="pk = :pk",
             # DynamoDB deletes expired items within days, not at once.
-            FilterExpression="expires > :now",
+            FilterExpression="expires > :now" + (" AND id = :id" if named else ""),
             ExpressionAttributeValues={
                 ":pk": {"S": Place(model, key, 0, "").pk},
                 ":now": {"N": str(int(self._now()))},
+                **named,
             },
             ScanIndexForward=False,
             PaginationConfig={"PageSize": _PAGE},
         )
-        item = next((item for page in pages for item in page["Items"]), None)
-        if item is None:
-            return None
-        values = {name: from_attribute(value) for name, value in item.items() if name not in {"pk", "sk", "expires"}}
-        return whole(values, self._s3, self._bucket)
+        return self._whole(next((item for page in pages for item in page["Items"]), None))

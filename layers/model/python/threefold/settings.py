@@ -41,7 +41,10 @@ class Settings:
         results_bucket: where the batch door writes its files.
         predictions_table: the DynamoDB table of outcomes.
         jobs_table: the DynamoDB table of jobs and of their chunks.
+        requests_queue: the name of the queue that the stream door reads.
         predictions_queue_url: where the stream door sends its outcomes.
+        predictions_topic_arn: the topic that it sends them to instead, if it has one.
+        dead_letter_queue_url: where it copies what it gives up.
         state_machine_arn: the state machine that runs a job's chunks.
         refresh_seconds: the most seconds by which a release may be unconfirmed when an invocation begins.
         load_budget_seconds: how long an invocation waits for a newly released package before the last good one
@@ -72,7 +75,10 @@ class Settings:
     results_bucket: str = ""
     predictions_table: str = ""
     jobs_table: str = ""
+    requests_queue: str = ""
     predictions_queue_url: str = ""
+    predictions_topic_arn: str = ""
+    dead_letter_queue_url: str = ""
     state_machine_arn: str = ""
     refresh_seconds: float = 30.0
     load_budget_seconds: float = 2.0

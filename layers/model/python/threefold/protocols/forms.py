@@ -93,6 +93,12 @@ class StoredAnswer(BaseModel):
     age_seconds: float
 
 
+class WaitingAnswer(BaseModel):
+    """A prediction that was asked for and has no outcome yet."""
+
+    predictions: list[dict[str, Any]]
+
+
 class PendingRequest(_Part):
     """Records that can wait for the next collection."""
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # A redrive from the dead-letter queue changes MessageId and SentTimestamp: ours keeps the originals here.
 ORIGINAL_ID: Final = "threefold-id"
 ORIGINAL_AT: Final = "threefold-at"
+# Beside a message that was given up: what its last try failed with.
+REASON: Final = "threefold-reason"
 # In bytes: it is part of a DynamoDB sort key, which holds 1,024.
 MAXIMUM_ID: Final = 256
 _MILLISECONDS: Final = re.compile(r"[0-9]{1,14}")
@@ -34,6 +36,7 @@ class Message:
         record: named features, or None where `tensors` is there.
         tensors: raw tensors, or None where `record` is there.
         problem: why there is neither, although the message says whose it is.
+        expires_ms: after which nobody wants its outcome any more; None if it is never too late.
     """
 
     id: str
@@ -43,6 +46,7 @@ class Message:
     record: Mapping[str, Any] | None
     tensors: Mapping[str, npt.NDArray[Any]] | None
     problem: ThreefoldError | None = None
+    expires_ms: int | None = None
 
     def with_key(self, key: str | None) -> Message:
         """The same message under the key that its record carries."""
@@ -77,7 +81,7 @@ def decode(body: str, fallback: tuple[str, int]) -> Message:
     """Read a message's body.
 
     Args:
-        body: JSON: `{"model", "id"?, "at"?, "key"?, "record" | "inputs"}`.
+        body: JSON: `{"model", "id"?, "at"?, "expires_at"?, "key"?, "record" | "inputs"}`.
         fallback: the identity where the body brings none.
 
     Raises:
@@ -100,8 +104,10 @@ def decode(body: str, fallback: tuple[str, int]) -> Message:
         message = f"message: want an id of 1 to {MAXIMUM_ID} bytes, got {shown(found)}"
         raise Malformed(message)
     if "at" in document:
-        at_ms = _milliseconds(document["at"])
-    envelope = Message(found, at_ms, model, None if key is None else str(key), None, None)
+        at_ms = _milliseconds("at", document["at"])
+    expires = document.get("expires_at")
+    expires_ms = None if expires is None else _milliseconds("expires_at", expires)
+    envelope = Message(found, at_ms, model, None if key is None else str(key), None, None, None, expires_ms)
     try:
         return replace(envelope, **_content(document.get("record"), document.get("inputs")))
     except ThreefoldError as error:
@@ -132,7 +138,7 @@ def _content(record: object, inputs: object) -> dict[str, Any]:
     return {"record": record}
 
 
-def _milliseconds(at: object) -> int:
+def _milliseconds(field: str, at: object) -> int:
     """A producer's time: ISO 8601 (without a zone: UTC), or milliseconds since 1970."""
     try:
         if isinstance(at, bool):
@@ -144,5 +150,5 @@ def _milliseconds(at: object) -> int:
             moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return round(moment.timestamp() * 1000)
     except (TypeError, ValueError, OverflowError, OSError) as error:
-        message = f"message: want at as ISO 8601 or as milliseconds, got {shown(at)}"
+        message = f"message: want {field} as ISO 8601 or as milliseconds, got {shown(at)}"
         raise Malformed(message) from error
