@@ -114,4 +114,8 @@ class StoredAnswers:
         if item is None:
             return None
         values = {name: from_attribute(value) for name, value in item.items() if name not in {"pk", "sk", "expires"}}
-        return whole(values, self._s3, self._bucket)
+        try:
+            return whole(values, self._s3, self._bucket)
+        except self._s3.exceptions.NoSuchKey as error:
+            message = f"record {shown(key)}: want the whole of its answer, got its large part removed from the results"
+            raise NoAnswer(message) from error
