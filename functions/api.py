@@ -38,7 +38,7 @@ from threefold.gateway import Event, Response, fail, read_body, refuse, respond
 from threefold.inbox import Inbox
 from threefold.job_control import JobControl
 from threefold.job_events import JobEvents
-from threefold.jobs import Files, JobTable, Upload
+from threefold.jobs import ENDED, Files, JobTable, Upload
 from threefold.names import API_ROUTES, VERSION, Metric
 from threefold.precomputed import StoredAnswers
 from threefold.protocols.forms import (
@@ -72,6 +72,9 @@ OPERATE: Final = frozenset(
 )
 PENDING_BYTES: Final = 1_000_000
 PENDING_RECORDS: Final = 1_000
+# As much of what is wrong as a person reads, and an answer carries.
+PROBLEMS_LISTED: Final = 100
+PROBLEM_CHARACTERS: Final = 2_000
 # What a policy on paths, API Gateway and the resolver read in the same way.
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._~-]{1,200}")
 
@@ -150,10 +153,12 @@ def _answer(event: Event, context: Any) -> Response:  # noqa: ANN401 - Lambda's 
             raise UnknownModel(message)
         path = path.replace(f"{{{name}}}", value)
     body = _text(read_body(event)) if method == "POST" and event.get("body") else None
-    # The way that API Gateway chose, and no second reading of the path.
-    answer = app.resolve(event | {"rawPath": path, "body": body, "isBase64Encoded": False}, context)
-    headers = {name.lower(): str(value) for name, value in answer["headers"].items()}
-    return respond(answer["statusCode"], answer["body"].encode(), headers)
+    # The way that API Gateway chose, and no second reading of the path or of what kind of body it is.
+    headers = {**(event.get("headers") or {}), "content-type": "application/json"}
+    read = {"rawPath": path, "headers": headers, "body": body, "isBase64Encoded": False}
+    answer = app.resolve(event | read, context)
+    said = {name.lower(): str(value) for name, value in answer["headers"].items()}
+    return respond(answer["statusCode"], answer["body"].encode(), said)
 
 
 def _refuse_form(error: RequestValidationError) -> Answer[Any]:
@@ -195,8 +200,8 @@ def _upload(model: ModelName, request: Annotated[UploadRequest, Body()]) -> Uplo
 def _list_jobs(
     model: ModelName,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    after: Annotated[str | None, Query(description="the job that the page before ended with")] = None,
-    upload: Annotated[str | None, Query(description="the key of an upload: its jobs alone")] = None,
+    after: Annotated[str | None, Query(max_length=200, description="the job that the page before ended with")] = None,
+    upload: Annotated[str | None, Query(max_length=1024, description="the key of an upload: its jobs alone")] = None,
 ) -> JobPage:
     if upload is not None:
         found = (_jobs().find(_job_of(upload, version)) for version in _inbox().versions(upload))
@@ -229,7 +234,7 @@ def _resume(model: ModelName, job: JobId) -> Job:
 @app.get("/models/<model>/jobs/<job>/results", operation_id="results", summary="Where a job's files can be read")
 def _results(model: ModelName, job: JobId) -> Results:
     item, settings = _find_job(model, job), _settings()
-    if "predictions_key" not in item:
+    if item["state"] not in ENDED or "predictions_key" not in item:
         message = f"job {job}: want one with results, got one that is {item['state']}"
         raise Refusal(WrongState(message), state=item["state"])
     files = Files(model, job)
@@ -249,10 +254,12 @@ def _record(model: ModelName, key: Annotated[str, Query(min_length=1, max_length
     prediction = stored.prediction
     headers: dict[str, str | list[str]] = {
         "x-precomputed": "true",
-        "x-prediction-id": prediction["id"],
         "x-model-version": prediction["version"],
         "x-model-digest": prediction["digest"],
     }
+    # A producer's own id may be any text.
+    if _PLAIN.fullmatch(prediction["id"]):
+        headers["x-prediction-id"] = prediction["id"]
     if confirmed.stale:
         headers["x-release-stale"] = "true"
     body = StoredAnswer(predictions=[prediction], age_seconds=stored.age_seconds)
@@ -290,10 +297,13 @@ def _pend(model: ModelName, request: Annotated[PendingRequest, Body()]) -> Pendi
     _, manifest = _records_model(model)
     problems = FeatureEncoder(manifest.signature).encode(records).problems
     if problems:
-        listed = [{"record": i, "message": "; ".join(found)} for i, found in sorted(problems.items())]
+        listed = [
+            {"record": i, "message": "; ".join(found)[:PROBLEM_CHARACTERS]}
+            for i, found in sorted(problems.items())[:PROBLEMS_LISTED]
+        ]
         first = listed[0]
         error = OutsideSignature(f"record {first['record']}: {first['message']}; nothing was accepted")
-        raise Refusal(error, records=listed)
+        raise Refusal(error, records=listed, wrong=len(problems))
     key = _inbox().leave(model, records, limit_bytes=PENDING_BYTES)
     collected = _later(60 * settings.pending_minutes) if settings.pending_minutes else None
     return PendingAnswer(accepted=len(records), key=key, next_collection=collected)
@@ -333,7 +343,12 @@ def _find_job(model: str, job: str) -> dict[str, Any]:
 
 
 def _shown_job(item: dict[str, Any]) -> Job:
-    return Job(**{name: value for name, value in item.items() if name not in {"pk", "sk", "expires"}})
+    hidden = {"pk", "sk", "expires"}
+    if item["state"] not in ENDED:
+        # Of a job that was taken up again: what it said when it ended before.
+        hidden |= {"finished_at", "predictions_key", "rejects_key"}
+    # An item that is written anew says nothing by an empty text.
+    return Job(**{name: value for name, value in item.items() if name not in hidden and value != ""})
 
 
 def _job_of(key: str, version: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from threefold.authorization import admit, visible
 from threefold.errors import Malformed, NotServable, OutsideSignature, ThreefoldError, UnknownModel, UnknownRoute, shown

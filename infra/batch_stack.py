@@ -96,8 +96,13 @@ class BatchStack(StageStack):
                 Grant(["events:PutEvents"], [self.arn("events", "event-bus/default")]),
             ],
         )
-        inbox = private_bucket(self, "Inbox", "inbox", versioned=True, noncurrent_days=_INBOX_NONCURRENT_DAYS)
-        results = private_bucket(self, "Results", "results", versioned=False)
+        inbox = private_bucket(
+            *(self, "Inbox", "inbox"),
+            versioned=True,
+            noncurrent_days=_INBOX_NONCURRENT_DAYS,
+            browsers=s3.HttpMethods.POST,
+        )
+        results = private_bucket(self, "Results", "results", versioned=False, browsers=s3.HttpMethods.GET)
         results.add_lifecycle_rule(tag_filters=dict([WORK_TAG]), expiration=Duration.days(WORK_DAYS))
         if context.results_days:
             results.add_lifecycle_rule(expiration=Duration.days(context.results_days))

@@ -24,7 +24,7 @@ RETENTION_DAYS: Final = (
 MOST_WITHOUT_WINDOW: Final = 10
 _STAGE: Final = (r"[a-z][a-z0-9-]{0,14}[a-z0-9]|[a-z]", "at most 16 of a-z, 0-9 and -, a letter first, no - last")
 _URL: Final = (r"|https?://\S+", "a URL, or nothing")
-_TEMPLATE: Final = (r".*\{model\}.*", "text that holds {model}")
+_TEMPLATE: Final = (r"[^{}]*\{model\}[^{}]*", "text that holds {model}, and no other { or }")
 _ADDRESS: Final = (r"|[^@\s]+@[^@\s]+", "an e-mail address, or nothing")
 _KINDS: Final = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 

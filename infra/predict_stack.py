@@ -14,7 +14,7 @@ from aws_cdk import aws_ssm as ssm
 from infra.function import StageFunction
 from infra.grants import Grant, accept
 from infra.stage_stack import StageStack
-from threefold.names import LOOKUP_INDEX, API_ROUTES, EXPOSED_HEADERS, OPEN_ROUTES, PREDICT_ROUTES, Door, Output
+from threefold.names import API_ROUTES, EXPOSED_HEADERS, LOOKUP_INDEX, OPEN_ROUTES, PENDING_PREFIX, PREDICT_ROUTES, Door, Output
 from threefold.settings import Settings
 
 if TYPE_CHECKING:
@@ -141,13 +141,19 @@ class PredictStack(StageStack):
             grants=[
                 *self.registry_read(),
                 # A presigned form uploads as the function that signed it.
-                Grant(["s3:PutObject"], [self.bucket_arn("inbox", "*")], wildcard="models and uploaders name the keys"),
+                Grant(
+                    ["s3:PutObject"],
+                    [self.bucket_arn("inbox", keys) for keys in ("*/*.csv", "*/*.csv.gz", f"{PENDING_PREFIX}*.jsonl")],
+                    wildcard="models and uploaders name the keys",
+                ),
                 # An upload's job is known by the version of its object.
                 Grant(["s3:ListBucketVersions"], [self.bucket_arn("inbox")]),
+                Grant(["s3:GetObject"], [self.bucket_arn("results", "*")], wildcard="models and jobs name the results"),
+                # What a resumed job has still to do.
                 Grant(
-                    ["s3:GetObject", "s3:PutObject", "s3:PutObjectTagging"],
-                    [self.bucket_arn("results", "*")],
-                    wildcard="models and jobs name the results",
+                    ["s3:PutObject", "s3:PutObjectTagging"],
+                    [self.bucket_arn("results", "*/chunks-*.json")],
+                    wildcard="models and jobs name the lists",
                 ),
                 # Without it S3 says 403 of a key that is not there.
                 Grant(["s3:ListBucket"], [self.bucket_arn("results")]),

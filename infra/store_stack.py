@@ -78,8 +78,14 @@ class StoreStack(StageStack):
         )
 
 
-def private_bucket(
-    stack: StageStack, construct_id: str, part: str, *, versioned: bool, noncurrent_days: int = 0
+def private_bucket(  # noqa: PLR0913 - what buckets differ by
+    stack: StageStack,
+    construct_id: str,
+    part: str,
+    *,
+    versioned: bool,
+    noncurrent_days: int = 0,
+    browsers: s3.HttpMethods | None = None,
 ) -> s3.Bucket:
     """A bucket as all of ours are: encrypted, closed to the public, over TLS only.
 
@@ -89,7 +95,12 @@ def private_bucket(
         part: its part of the name: models, inbox or results.
         versioned: whether objects keep their old versions.
         noncurrent_days: after how many days an old version goes; 0 means never.
+        browsers: what scripts of the origins that may call over HTTPS may do here, with an address that is signed.
     """
+    origins = [origin.strip() for origin in stack.context.cors_origins.split(",")]
+    cors = (
+        [s3.CorsRule(allowed_methods=[browsers], allowed_origins=origins, allowed_headers=["*"])] if browsers else None
+    )
     bucket = s3.Bucket(
         stack,
         construct_id,
@@ -99,6 +110,7 @@ def private_bucket(
         block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
         object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
         enforce_ssl=True,
+        cors=cors,
         lifecycle_rules=[
             s3.LifecycleRule(
                 abort_incomplete_multipart_upload_after=Duration.days(7),

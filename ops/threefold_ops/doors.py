@@ -122,6 +122,8 @@ class Inbox:
             OperatorError: a name that S3 tells the batch door nothing of, or an upload that failed.
             InvalidTable: wrong options.
         """
+        if not path.name.isprintable():
+            raise OperatorError(f"{path.name!r}: want a name that is plain text, for the object is called so")
         if not path.name.endswith(UPLOAD_SUFFIXES):
             raise OperatorError(
                 f"{path.name}: want a name that ends in one of {', '.join(UPLOAD_SUFFIXES)}; the inbox notices no other"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_plus
+
+from botocore.exceptions import ClientError
 
 from threefold_ops.errors import OperatorError
 
@@ -87,9 +90,10 @@ class LostUploads:
     def put_back(self) -> None:
         """Let others see what was read and is still there."""
         for lost in self._held.values():
-            self._sqs.change_message_visibility(
-                QueueUrl=self._queue_url, ReceiptHandle=lost.handle, VisibilityTimeout=0
-            )
+            with contextlib.suppress(ClientError):  # shown again by now: it has been in our hands for long
+                self._sqs.change_message_visibility(
+                    QueueUrl=self._queue_url, ReceiptHandle=lost.handle, VisibilityTimeout=0
+                )
         self._held = {}
 
 

@@ -91,9 +91,10 @@ def download(
     Raises:
         OperatorError: there is no such object, or the file cannot be written.
     """
+    piped = path.exists() and not path.is_file()
     place = path.resolve()
-    piped = place.exists() and not place.is_file()
-    temporary = place if piped else place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
+    # A pipe's own name leads nowhere.
+    temporary = path if piped else place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
     try:
         with temporary.open("wb" if piped else "xb") as file:
             if path.name.endswith(".gz"):

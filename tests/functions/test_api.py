@@ -228,6 +228,18 @@ def test_a_body_that_is_no_json_by_its_header_is_415(api: Api) -> None:
     assert api(UPLOADS, "not base64", model="diabetes", encoded=True)[1]["code"] == "malformed"
 
 
+@pytest.mark.parametrize("media_type", ["Application/JSON", "APPLICATION/json; charset=UTF-8"])
+def test_a_content_type_is_read_as_http_reads_it(api: Api, media_type: str) -> None:
+    status, found = api(UPLOADS, {"name": "may.csv"}, model="diabetes", headers={"content-type": media_type})
+    assert (status, found["key"].endswith("/may.csv")) == (200, True)
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "multipart/form-data", "application/x-www-form-urlencoded"])
+def test_a_call_without_a_body_is_400_whatever_it_says_of_it(api: Api, media_type: str) -> None:
+    status, found = api(UPLOADS, model="diabetes", headers={"content-type": media_type})
+    assert (status, found["code"]) == (400, "malformed")
+
+
 def test_only_a_model_that_takes_records_takes_uploads(api: Api) -> None:
     assert api(UPLOADS, {}, model="nobody")[1]["code"] == "unknown_model"
     status, error = api(UPLOADS, {}, model="digit-pairs")
@@ -332,6 +344,18 @@ def test_results_are_readable_by_their_addresses_once_they_are_there(api: Api) -
     assert "X-Amz-Expires=900" in found["predictions"]
 
 
+def test_a_job_that_was_taken_up_again_says_nothing_of_its_former_end(api: Api) -> None:
+    job = begin(api, "diabetes")
+    files, table = Files("diabetes", job), table_of(api)
+    ended = {"predictions_key": files.predictions, "rejects_key": files.rejects, "finished_at": iso(NOW_MS)}
+    table.move(job, JobState.INCOMPLETE, reason="rows: want 2", code="incomplete", **ended)
+    assert api(JOB, model="diabetes", job=job)[1]["reason"] == "rows: want 2"
+    table.resume(job, after=job, execution=f"{job}-1")
+    found = api(JOB, model="diabetes", job=job)[1]
+    assert [found[name] for name in ("state", "finished_at", "reason", "code")] == ["running", None, None, None]
+    assert api(RESULTS, model="diabetes", job=job)[0] == 409
+
+
 # Stored answers
 
 
@@ -431,6 +455,10 @@ def test_an_answer_that_is_too_large_for_an_item_is_read_from_where_it_stands(
     store(api, light | {"pointer": "line/job/large/7.json"}, "k")
     status, found = api(RECORDS, model="line", query={"key": "k"})
     assert (status, found["predictions"]) == (200, [whole])
+    # The table may keep an item for longer than the bucket keeps what is large of it.
+    api.s3.delete_object(Bucket=api.results, Key="line/job/large/7.json")
+    status, found = api(RECORDS, model="line", query={"key": "k"})
+    assert (status, found["code"]) == (404, "no_answer")
 
 
 def test_a_look_up_needs_a_key_and_a_model(api: Api) -> None:
@@ -469,6 +497,11 @@ def test_the_answer_says_when_pending_records_are_collected(
         assert found is None
     else:
         assert 285_000 < milliseconds(found) - time.time() * 1000 <= 300_000
+
+
+def test_what_is_wrong_is_listed_as_far_as_an_answer_carries_it(api: Api) -> None:
+    status, error = api(PENDING, {"records": [{}] * 1_000}, model="breast-cancer")
+    assert (status, len(error["records"]), error["wrong"]) == (422, 100, 1_000)
 
 
 def test_one_bad_record_refuses_the_call_and_nothing_is_left(api: Api, held_out: Callable[[str], Held]) -> None:

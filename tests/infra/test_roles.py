@@ -97,11 +97,11 @@ def test_api_fills_the_inbox_and_handles_jobs_and_reads_predictions(iam: Assembl
     models = BUCKET % "models"
     found = {grant for grant in iam.grants("api") if grant[0] not in LOGS and models not in grant[1]}
     assert found == {
-        ("s3:PutObject", f"{BUCKET % 'inbox'}/*"),
+        *(("s3:PutObject", f"{BUCKET % 'inbox'}/{keys}") for keys in ("*/*.csv", "*/*.csv.gz", "pending/*.jsonl")),
         ("s3:ListBucketVersions", BUCKET % "inbox"),
         ("s3:GetObject", f"{BUCKET % 'results'}/*"),
-        ("s3:PutObject", f"{BUCKET % 'results'}/*"),
-        ("s3:PutObjectTagging", f"{BUCKET % 'results'}/*"),
+        ("s3:PutObject", f"{BUCKET % 'results'}/*/chunks-*.json"),
+        ("s3:PutObjectTagging", f"{BUCKET % 'results'}/*/chunks-*.json"),
         ("s3:ListBucket", BUCKET % "results"),
         *((f"dynamodb:{act}", TABLE % "jobs") for act in ("GetItem", "BatchGetItem", "Query", "UpdateItem")),
         ("dynamodb:Query", TABLE % "predictions"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator, model_validator
 
 from threefold.gate import Finding
+from threefold.names import PENDING_PREFIX
 from threefold.package import FILE_NAME, Gate, Kind, Output
 from threefold.release import MODEL_NAME
 from threefold.signature import Feature
@@ -177,6 +178,14 @@ class ModelFile(_Part):
     training: dict[str, Any] = {}
     bake: bool = True
     serving: Serving = Serving()
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, value: str) -> str:
+        if f"{value}/" == PENDING_PREFIX:
+            message = f"want another name than {value!r}: in the inbox it is the folder of pending records"
+            raise ValueError(message)
+        return value
 
     @field_validator("schema_", mode="before")
     @classmethod

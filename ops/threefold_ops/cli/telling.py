@@ -64,7 +64,7 @@ def lines(job: Mapping[str, Any], counts: Counts, cost: str | None, bucket: str)
         "reason": job.get("reason"),
         "note": options.get("note"),
         "file": f"s3://{job['bucket']}/{job['key']}",
-        "uploaded": f"{decimal(job.get('size_bytes', 0))}, version {job['version']}",
+        "uploaded": f"{decimal(job.get('size_bytes', 0))}, version {job.get('version', 'none')}",
         "options": ", ".join(f"{name}={_option(value)}" for name, value in options.items() if name != "note"),
         "rows": _rows(job, counts),
         "chunks": _chunks(job),

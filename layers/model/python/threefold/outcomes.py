@@ -38,7 +38,7 @@ READS_PER_CALL: Final = 100
 MAXIMUM_ITEM_BYTES: Final = 350 * 1024
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/read-write-operations.html: a write unit is 1 KB.
 UNIT_BYTES: Final = 1024
-# What of an item is no part of its outcome. `lookup` is the index's key: <model>#<id>, of what has another key than that.
+# What of an item is no part of its outcome. The index's key is <model>#<id>, of what stands under another key.
 OWN_ATTRIBUTES: Final = frozenset({"pk", "sk", "expires", LOOKUP_INDEX})
 # What of a large outcome makes it large.
 _LARGE_FIELD_BYTES: Final = 8 * 1024

@@ -130,7 +130,13 @@ class StoredAnswers:
         return None
 
     def _whole(self, item: Mapping[str, Any] | None) -> dict[str, Any] | None:
-        return None if item is None else whole(outcome_of(item), self._s3, self._bucket)
+        if item is None:
+            return None
+        try:
+            return whole(outcome_of(item), self._s3, self._bucket)
+        except self._s3.exceptions.NoSuchKey as error:
+            message = "answer: want the whole of it, got its large part removed from the results"
+            raise NoAnswer(message) from error
 
     def _newest(self, model: str, key: str, identity: str | None = None) -> dict[str, Any] | None:
         """The newest under a key; if an id is said, of that id."""

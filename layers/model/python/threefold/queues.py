@@ -29,7 +29,12 @@ class QueueSender:
     bytes_per_call = BYTES_PER_CALL
 
     def __init__(
-        self, client: Any, address: str, *, threads: int = 8, sleep: Callable[[float], None] = time.sleep
+        self,
+        client: Any,  # noqa: ANN401 - of the one service or the other
+        address: str,
+        *,
+        threads: int = 8,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Make a sender.
 
@@ -107,7 +112,7 @@ class QueueSender:
     ) -> dict[int, str]:
         wait = _FIRST_WAIT_SECONDS
         while True:
-            entries = [self._entry(i, bodies[i].decode()) | (more[i] if more else {}) for i in positions]
+            entries = [self._entry(i, bodies[i].decode()) | dict(more[i] if more else {}) for i in positions]
             failures: dict[int, dict[str, Any]]
             try:
                 response = self._post(entries)
