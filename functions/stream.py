@@ -41,6 +41,8 @@ Event = dict[str, Any]
 Failed = dict[str, str]
 # Left before the function's deadline to say what was not done.
 RESERVE_SECONDS = 2.0
+# As much of the time that is left may go into scoring.
+SCORING_SHARE = 0.7
 # An item of the predictions table holds 400 KB; a digit in a list takes two bytes as JSON, and three there.
 MAXIMUM_OUTCOME_BYTES = 200_000
 
@@ -72,6 +74,7 @@ def handler(event: Event, context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lam
 
 def _process(deliveries: Sequence[Delivery], failed: Failed, deadline: float) -> None:
     """Bring some messages to their outcomes; what fails again and again is given up."""
+    telemetry = _telemetry()
     try:
         for delivery in deliveries:
             _decode(delivery)
@@ -84,7 +87,7 @@ def _process(deliveries: Sequence[Delivery], failed: Failed, deadline: float) ->
         _store(deliveries, failed, deadline)
         _send(deliveries, failed, deadline)
     except Exception as error:  # the last line of defence: what is not sent goes back to the queue
-        _telemetry().logger.exception("batch failed")
+        telemetry.logger.exception("batch failed")
         failed |= {delivery.message_id: repr(error) for delivery in deliveries if delivery.message_id not in failed}
     for delivery in deliveries:
         if delivery.message_id in failed and delivery.receives >= RECEIVES:
@@ -165,10 +168,13 @@ def _score(deliveries: Sequence[Delivery], failed: Failed, deadline: float) -> N
     for delivery in deliveries:
         if delivery.outcome is None and delivery.message is not None and delivery.message_id not in failed:
             groups[delivery.message.group()].append(delivery)
+    now = time.monotonic()
+    # What is scored has to be stored and sent.
+    until = now + SCORING_SHARE * (deadline - now)
     for group, members in groups.items():
         estimate, start = _estimate(group), 0
         while start < len(members):
-            some = members[start : start + estimate.fits(len(members) - start, deadline)]
+            some = members[start : start + estimate.fits(len(members) - start, until)]
             if not some:
                 left = members[start:]
                 failed |= {delivery.message_id: f"no time for {len(left)} of its batch" for delivery in left}
@@ -224,7 +230,7 @@ def _store(deliveries: Sequence[Delivery], failed: Failed, deadline: float) -> N
 
 
 def _point(delivery: Delivery) -> None:
-    """Put an outcome that no message or item holds into the results bucket, and its key in the place of what is large."""
+    """Put an outcome that no message or item holds into the results bucket, and its key where it was large."""
     place, outcome = delivery.place, delivery.outcome
     assert place is not None and outcome is not None, "it is about to be stored"  # noqa: PT018
     name = hashlib.sha256(f"{place.pk}\n{place.sk}".encode()).hexdigest()
@@ -273,7 +279,7 @@ def _order(delivery: Delivery) -> dict[str, str]:
 
 
 def _give_up(delivery: Delivery, failed: Failed, deadline: float) -> None:
-    """Copy a message to the dead-letter queue. In a message group an error goes on in its place, and its followers do."""
+    """Copy a message to the dead-letter queue. In a message group an error goes on in its place, so that others can."""
     reason, message = failed[delivery.message_id], delivery.message
     if not _dead_letters().give_up(delivery, reason, deadline=deadline):
         return

@@ -153,7 +153,8 @@ class DeploymentContext:
             )
         if self.stream_batch_size > MOST_WITHOUT_WINDOW and not (self.stream_window_seconds or self.stream_fifo):
             raise ValueError(
-                f"context 'streamWindowSeconds': want at least 1 with streamBatchSize above {MOST_WITHOUT_WINDOW}, got 0"
+                f"context 'streamWindowSeconds': want at least 1 with streamBatchSize above {MOST_WITHOUT_WINDOW}, "
+                "got 0"
             )
         if 0 < self.stream_reserved_concurrency < self.stream_max_concurrency:
             raise ValueError(

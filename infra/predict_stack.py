@@ -14,7 +14,16 @@ from aws_cdk import aws_ssm as ssm
 from infra.function import StageFunction
 from infra.grants import Grant, accept
 from infra.stage_stack import StageStack
-from threefold.names import API_ROUTES, EXPOSED_HEADERS, LOOKUP_INDEX, OPEN_ROUTES, PENDING_PREFIX, PREDICT_ROUTES, Door, Output
+from threefold.names import (
+    API_ROUTES,
+    EXPOSED_HEADERS,
+    LOOKUP_INDEX,
+    OPEN_ROUTES,
+    PENDING_PREFIX,
+    PREDICT_ROUTES,
+    Door,
+    Output,
+)
 from threefold.settings import Settings
 
 if TYPE_CHECKING:

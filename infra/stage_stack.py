@@ -97,7 +97,7 @@ class StageStack(Stack):
         child.retention_in_days = self.context.log_retention_days
         return group
 
-    def queue(
+    def queue(  # noqa: PLR0913 - what queues differ by
         self,
         construct_id: str,
         part: str,

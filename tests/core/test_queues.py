@@ -11,7 +11,7 @@ import pytest
 from botocore.stub import ANY, Stubber
 from moto import mock_aws
 
-from threefold.queues import QueueSender, _calls
+from threefold.queues import BYTES_PER_CALL, QueueSender, _calls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +88,7 @@ def test_every_body_arrives_once(count: int, sender: QueueSender, client: SQSCli
     ],
 )
 def test_a_call_holds_ten_messages_and_a_mebibyte(sizes: list[int], calls: list[int]) -> None:
-    found = list(_calls([b"x" * size for size in sizes]))
+    found = list(_calls(range(len(sizes)), [b"x" * size for size in sizes], BYTES_PER_CALL))
     assert [len(call) for call in found] == calls
     assert [i for call in found for i in call] == list(range(len(sizes)))
 

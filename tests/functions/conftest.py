@@ -225,7 +225,9 @@ def http() -> Callable[..., dict[str, Any]]:
     return http_event
 
 
-def sqs_record(body: object, message_id: str, *, receives: int = 1, **attributes: str) -> dict[str, Any]:
+def sqs_record(
+    body: object, message_id: str, *, receives: int = 1, group: str | None = None, **attributes: str
+) -> dict[str, Any]:
     """One of the records of an SQS event, as AWS documents it."""
     return {
         "messageId": message_id,
@@ -236,6 +238,7 @@ def sqs_record(body: object, message_id: str, *, receives: int = 1, **attributes
             "SentTimestamp": "1773342238123",
             "SenderId": "AIDAIENQZJOLO23YVJ4VO",
             "ApproximateFirstReceiveTimestamp": "1773342238130",
+            **({"MessageGroupId": group} if group else {}),
         },
         "messageAttributes": {
             name.replace("_", "-"): {
@@ -259,14 +262,19 @@ def sqs() -> Callable[..., dict[str, Any]]:
 
 
 class Stream:
-    """The stream function with its own table and queue."""
+    """The stream function with its own table, queues and bucket."""
 
-    def __init__(self, load: Callable[..., ModuleType], bucket: str, **environment: str) -> None:
+    def __init__(self, load: Callable[..., ModuleType], bucket: str, *, fifo: bool = False, **environment: str) -> None:
         self.sqs = boto3.client("sqs")
+        self.s3 = boto3.client("s3")
         self.dynamodb = boto3.client("dynamodb")
-        name = f"predictions-{uuid.uuid4().hex}"
-        self.queue_url = self.sqs.create_queue(QueueName=name)["QueueUrl"]
-        self.table = name
+        suffix, attributes = (".fifo", {"FifoQueue": "true"}) if fifo else ("", {})
+        names = [f"{part}-{uuid.uuid4().hex}{suffix}" for part in ("predictions", "requests", "dead-letters")]
+        self.queue_url, self.requests_url, self.dead_letters_url = (
+            self.sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"] for name in names
+        )
+        self.results = create_bucket()
+        self.table = name = f"predictions-{uuid.uuid4().hex}"
         self.dynamodb.create_table(
             TableName=name,
             BillingMode="PAY_PER_REQUEST",
@@ -278,6 +286,9 @@ class Stream:
             "THREEFOLD_MODEL_BUCKET": bucket,
             "THREEFOLD_PREDICTIONS_TABLE": name,
             "THREEFOLD_PREDICTIONS_QUEUE_URL": self.queue_url,
+            "THREEFOLD_REQUESTS_QUEUE": names[1],
+            "THREEFOLD_DEAD_LETTER_QUEUE_URL": self.dead_letters_url,
+            "THREEFOLD_RESULTS_BUCKET": self.results,
             **environment,
         }
         self.module = self.restart()
@@ -303,18 +314,26 @@ class Stream:
             found += [json.loads(message["Body"]) for message in messages]
         return found
 
+    def given_up(self) -> list[dict[str, Any]]:
+        """What is in the dead-letter queue, as the function would get it if it were sent again."""
+        found: list[dict[str, Any]] = []
+        wanted = {"MaxNumberOfMessages": 10, "MessageAttributeNames": ["All"], "AttributeNames": ["All"]}
+        while messages := self.sqs.receive_message(QueueUrl=self.dead_letters_url, **wanted).get("Messages"):
+            found += messages
+        return found
+
     def stored(self) -> dict[str, dict[str, Any]]:
         """The items of the predictions table, by prediction id."""
         pages = self.dynamodb.get_paginator("scan").paginate(TableName=self.table)
         items = [
             {name: from_attribute(value) for name, value in item.items()} for page in pages for item in page["Items"]
         ]
-        return {item["id"]: item for item in items}
+        return {item["id"]: item for item in items if "id" in item}
 
 
 @pytest.fixture
 def make_stream(load: Callable[..., ModuleType]) -> Callable[..., Stream]:
-    return lambda bucket, **environment: Stream(load, bucket, **environment)
+    return lambda bucket, **options: Stream(load, bucket, **options)
 
 
 class Api:

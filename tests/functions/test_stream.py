@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from obstore.store import S3Store
 
 from threefold.errors import RegistryUnreachable
+from threefold.outcomes import OWN_ATTRIBUTES, whole
 from threefold.package import Output
 from threefold.predictor import Predictor
 from threefold.signature import Feature
@@ -128,7 +129,7 @@ def test_an_outcome_stands_in_the_table_as_it_was_sent(
     assert (stored["m-2"]["pk"], stored["m-2"]["sk"]) == ("line#k", "01773342238123#m-2")
     assert stored["order-1"]["expires"] == pytest.approx(time.time() + 90 * 86400, abs=60)
     for identity, outcome in sent.items():
-        item = {name: value for name, value in stored[identity].items() if name not in {"pk", "sk", "expires"}}
+        item = {name: value for name, value in stored[identity].items() if name not in OWN_ATTRIBUTES}
         assert item == outcome["prediction"]
     prediction = sent["order-1"]["prediction"]
     assert (prediction["value"], prediction["status"], prediction["role"]) == (1.1, "predicted", "champion")
@@ -317,7 +318,7 @@ def test_messages_bring_as_many_rows_of_tensors_as_they_like(
     assert labels == [line["label"] for line in held.expected[:6]]
 
 
-def test_an_outcome_that_no_item_holds_is_answered_as_too_large(
+def test_an_outcome_that_no_message_holds_stands_in_the_results_bucket(
     *,
     make_stream: Callable[..., Stream],
     shelf: Shelf,
@@ -330,6 +331,7 @@ def test_an_outcome_that_no_item_holds_is_answered_as_too_large(
     stream = make_stream(shelf.bucket)
     assert stream.module.MAXIMUM_OUTCOME_BYTES * 1.5 < 400_000
     monkeypatch.setattr(stream.module, "MAXIMUM_OUTCOME_BYTES", 2_000)
+    monkeypatch.setattr("threefold.outcomes._LARGE_FIELD_BYTES", 1_000)
 
     def body(count: int, value: int) -> dict[str, Any]:
         tensor = {"name": "x", "datatype": "INT64", "shape": [count], "data": [value] * count}
@@ -340,8 +342,26 @@ def test_an_outcome_that_no_item_holds_is_answered_as_too_large(
     sent = by_id(stream.sent())
     assert len(sent["wide"]["prediction"]["tensors"][0]["data"]) == 700
     assert sent["small"]["prediction"]["tensors"][0]["data"] == [1, 1, 1]
-    assert sent["large"]["error"]["code"] == "too_large"
-    assert stream.stored()["large"]["code"] == "too_large"
+    light = sent["large"]["prediction"]
+    assert (light["status"], light["digest"], "tensors" in light) == ("predicted", light["digest"], False)
+    assert light["pointer"].startswith("echo/stream/")
+    stored = stream.stored()["large"]
+    assert {name: value for name, value in stored.items() if name not in OWN_ATTRIBUTES} == light
+    large = whole(stored, stream.s3, stream.results)
+    assert large["tensors"][0]["data"] == [1] * 900
+    # Delivered again, it is the same pointer, and nothing is written anew.
+    stream.s3.delete_object(Bucket=stream.results, Key=light["pointer"])
+    assert stream.handle(sqs(body(900, 1), "large", receives=2)) == []
+    assert stream.sent()[0]["prediction"] == light
+
+
+def test_an_outcome_that_is_large_by_its_key_is_answered_as_too_large(
+    make_stream: Callable[..., Stream], shelf: Shelf, line: Callable[..., Any], sqs: Callable[..., dict[str, Any]]
+) -> None:
+    shelf.release(line(0))
+    stream = make_stream(shelf.bucket)
+    assert stream.handle(sqs(message(1, key="k" * 300_000, id="large"), "m-1")) == []
+    assert by_id(stream.sent())["large"]["error"]["code"] == "too_large"
 
 
 def throttled(stream: Stream) -> Stubber:
@@ -369,15 +389,21 @@ def test_a_throttled_table_returns_the_messages_and_sends_nothing(
 
 
 def test_items_that_were_left_unwritten_return_their_messages_only(
-    make_stream: Callable[..., Stream], shelf: Shelf, line: Callable[..., Any], sqs: Callable[..., dict[str, Any]]
+    *,
+    make_stream: Callable[..., Stream],
+    shelf: Shelf,
+    line: Callable[..., Any],
+    sqs: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("threefold.outcomes._FIRST_WAIT_SECONDS", 3600)
     shelf.release(line(0))
     stream = make_stream(shelf.bucket)
     table = stream.module._table()
     with Stubber(table._client) as stub:
         left = [{"PutRequest": {"Item": {"pk": {"S": "line#c-1"}, "sk": {"S": "01773342238123#m-1"}}}}]
         stub.add_response("batch_write_item", {"UnprocessedItems": {stream.table: left}})
-        assert stream.handle(*[sqs(message(i), f"m-{i}") for i in range(3)], milliseconds=2_000) == ["m-1"]
+        assert stream.handle(*[sqs(message(i), f"m-{i}") for i in range(3)]) == ["m-1"]
     assert by_id(stream.sent()).keys() == {"m-0", "m-2"}
 
 
@@ -394,8 +420,14 @@ def test_a_table_that_cannot_be_read_returns_every_message(
 
 
 def test_only_what_could_not_be_sent_goes_back(
-    make_stream: Callable[..., Stream], shelf: Shelf, line: Callable[..., Any], sqs: Callable[..., dict[str, Any]]
+    *,
+    make_stream: Callable[..., Stream],
+    shelf: Shelf,
+    line: Callable[..., Any],
+    sqs: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("threefold.queues._FIRST_WAIT_SECONDS", 3600)
     shelf.release(line(0))
     stream = make_stream(shelf.bucket)
     with Stubber(stream.module._sender()._client) as stub:
@@ -403,7 +435,7 @@ def test_only_what_could_not_be_sent_goes_back(
         stub.add_response(
             "send_message_batch", {"Successful": [], "Failed": failed}, {"QueueUrl": stream.queue_url, "Entries": ANY}
         )
-        assert stream.handle(*[sqs(message(i), f"m-{i}") for i in range(3)], milliseconds=2_000) == ["m-1"]
+        assert stream.handle(*[sqs(message(i), f"m-{i}") for i in range(3)]) == ["m-1"]
     # Its answer stands, and is what its next delivery sends.
     shelf.release(line(1000, "2.0.0"))
     later(stream)
@@ -547,6 +579,7 @@ BODIES = st.fixed_dictionaries(
     optional={
         "id": TEXT | VALUES,
         "at": st.integers(-(10**15), 10**15) | VALUES,
+        "expires_at": st.integers(-(10**15), 10**15) | VALUES,
         "key": VALUES,
         "record": st.dictionaries(st.sampled_from(["patient_id", "age", "bmi"]), VALUES) | VALUES,
         "inputs": TENSORS,
