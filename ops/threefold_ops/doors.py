@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError
 from botocore.httpsession import URLLib3Session
 
 from threefold.chunks import Counts
+from threefold.deferral import fifo_group
 from threefold.jobs import ENDED, JobState, JobTable, Upload
 from threefold.names import PENDING_PREFIX, UPLOAD_SUFFIXES
 from threefold.tables.options import Options, encode
@@ -225,7 +226,7 @@ class Queues:
         named = [{"id": uuid.uuid4().hex, **message} for message in messages]
         for start in range(0, len(named), _MESSAGES_PER_CALL):
             entries = [
-                {"Id": str(i), "MessageBody": json.dumps(message)}
+                {"Id": str(i), "MessageBody": json.dumps(message), **self._order(message)}
                 for i, message in enumerate(named[start : start + _MESSAGES_PER_CALL])
             ]
             response = self._sqs.send_message_batch(QueueUrl=self._system.requests_queue_url, Entries=entries)
@@ -233,6 +234,13 @@ class Queues:
                 message = f"requests queue: want all messages taken, got {failed[0]['Message']}"
                 raise OperatorError(message)
         return [message["id"] for message in named]
+
+    def _order(self, message: Mapping[str, Any]) -> dict[str, str]:
+        """What a FIFO queue asks of a message: messages of one key are a group."""
+        if not self._system.requests_queue_url.endswith(".fifo"):
+            return {}
+        identity, key = str(message["id"]), str(message.get("key") or message["id"])
+        return {"MessageGroupId": fifo_group(key), "MessageDeduplicationId": fifo_group(identity)}
 
     def receive(self, ids: Sequence[str], *, timeout_seconds: float) -> Iterator[dict[str, Any]]:
         """The outcomes of some messages as they come; other consumers' outcomes are put back.

@@ -19,6 +19,7 @@ from moto.server import ThreadedMotoServer
 from openapi_schema_validator import OAS31Validator, oas31_format_checker
 
 from threefold import openapi
+from threefold.names import LOOKUP_INDEX
 from threefold.outcomes import from_attribute
 from threefold.registry import Registry, open_store
 from threefold.release import Release, Version
@@ -225,6 +226,23 @@ def http() -> Callable[..., dict[str, Any]]:
     return http_event
 
 
+def create_table(name: str) -> None:
+    """A table as the store stack has it, its index included."""
+    boto3.client("dynamodb").create_table(
+        TableName=name,
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in ("pk", "sk", LOOKUP_INDEX)],
+        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+        GlobalSecondaryIndexes=[
+            {
+                "IndexName": LOOKUP_INDEX,
+                "KeySchema": [{"AttributeName": LOOKUP_INDEX, "KeyType": "HASH"}],
+                "Projection": {"ProjectionType": "KEYS_ONLY"},
+            }
+        ],
+    )
+
+
 def sqs_record(
     body: object, message_id: str, *, receives: int = 1, group: str | None = None, **attributes: str
 ) -> dict[str, Any]:
@@ -275,12 +293,7 @@ class Stream:
         )
         self.results = create_bucket()
         self.table = name = f"predictions-{uuid.uuid4().hex}"
-        self.dynamodb.create_table(
-            TableName=name,
-            BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in ("pk", "sk")],
-            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
-        )
+        create_table(name)
         self._load = load
         self._environment = {
             "THREEFOLD_MODEL_BUCKET": bucket,
@@ -344,12 +357,7 @@ class Api:
         self.inbox, self.results = create_bucket(), create_bucket()
         self.jobs_table, self.table = (f"{part}-{uuid.uuid4().hex}" for part in ("jobs", "predictions"))
         for name in (self.jobs_table, self.table):
-            self.dynamodb.create_table(
-                TableName=name,
-                BillingMode="PAY_PER_REQUEST",
-                AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in ("pk", "sk")],
-                KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
-            )
+            create_table(name)
         steps = boto3.client("stepfunctions")
         definition = json.dumps({"StartAt": "Wait", "States": {"Wait": {"Type": "Wait", "Seconds": 60, "End": True}}})
         role = "arn:aws:iam::123456789012:role/batch"

@@ -8,6 +8,8 @@ from cdk_nag import AwsSolutionsChecks
 from cfnlint.api import ManualArgs, lint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.infra.assembly import Assembly
 
 
@@ -24,6 +26,10 @@ def findings(app: App) -> list[str]:
 
 def test_cdk_nag_finds_nothing_that_is_not_accepted_with_a_reason(each: Assembly) -> None:
     assert findings(each.app) == []
+
+
+def test_cdk_nag_finds_nothing_where_the_stream_keeps_order_and_fans_out(synthesize: Callable[..., Assembly]) -> None:
+    assert findings(synthesize(streamFifo="true", streamFanOut="true").app) == []
 
 
 def test_cdk_nag_finds_what_is_wrong() -> None:

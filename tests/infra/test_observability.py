@@ -37,6 +37,7 @@ def test_each_alarm_watches_what_it_says(iam: Assembly) -> None:
         "dead-letters": ("AWS/SQS", "ApproximateNumberOfMessagesVisible", {"QueueName": "threefold-dev-dead-letters"}),
         "lost-uploads": ("AWS/SQS", "ApproximateNumberOfMessagesVisible", {"QueueName": "threefold-dev-lost-uploads"}),
         "requests-age": ("AWS/SQS", "ApproximateAgeOfOldestMessage", {"QueueName": "threefold-dev-requests"}),
+        "stream-returned": (namespace("dev"), Metric.ERRORS, {"door": "stream"}),
         **{f"{door}-release-stale": (namespace("dev"), Metric.RELEASE_STALE, {"door": door}) for door in DOORS},
         **{f"{door}-package-refused": (namespace("dev"), Metric.PACKAGE_REFUSED, {"door": door}) for door in DOORS},
         "monitor-errors": ("AWS/Lambda", "Errors", {"FunctionName": "threefold-dev-monitor"}),
@@ -56,7 +57,8 @@ def test_no_alarm_is_more_than_one_metric(iam: Assembly) -> None:
 def test_one_is_enough_but_for_the_age(iam: Assembly) -> None:
     found = alarms(iam)
     assert {name: alarm["Threshold"] for name, alarm in found.items() if alarm["Threshold"] != 1} == {
-        "requests-age": 300
+        "requests-age": 300,
+        "stream-returned": 10,
     }
     assert {alarm["ComparisonOperator"] for alarm in found.values()} == {"GreaterThanOrEqualToThreshold"}
     assert {alarm["TreatMissingData"] for alarm in found.values()} == {"notBreaching"}

@@ -53,15 +53,18 @@ def writes(assembly: Assembly, door: str) -> set[tuple[str, str]]:
     }
 
 
-def test_predict_reads_the_registry_and_writes_nothing(each: Assembly, iam: Assembly) -> None:
-    assert writes(each, "predict") == set()
+def test_predict_reads_the_registry_and_writes_nothing_but_requests(each: Assembly, iam: Assembly) -> None:
+    assert {action for action, _ in writes(each, "predict")} == {"sqs:SendMessage"}
     models = BUCKET % "models"
+    requests = "arn:${AWS::Partition}:sqs:${AWS::Region}:${AWS::AccountId}:threefold-dev-requests"
     assert {grant for grant in iam.grants("predict") if grant[0] not in LOGS} == {
         ("s3:GetObject", f"{models}/packages/*"),
         ("s3:GetObject", f"{models}/releases/*"),
         ("s3:GetObjectVersion", f"{models}/packages/*"),
         ("s3:GetObjectVersion", f"{models}/releases/*"),
         ("s3:ListBucket", models),
+        ("sqs:SendMessage", requests),
+        ("sqs:GetQueueUrl", requests),
     }
 
 
@@ -84,7 +87,7 @@ def test_the_monitor_reads_the_registry_as_predict_does_and_writes_releases_alon
     assert writes(iam, "monitor") == {write}
     grants = {door: {grant for grant in each.grants(door) if grant[0] not in LOGS} for door in ("predict", "monitor")}
     assert {action for action, _ in grants["monitor"] - grants["predict"]} == {"s3:PutObject"}
-    assert grants["predict"] <= grants["monitor"]
+    assert {grant for grant in grants["predict"] if not grant[0].startswith("sqs:")} <= grants["monitor"]
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -104,7 +107,8 @@ def test_api_fills_the_inbox_and_handles_jobs_and_reads_predictions(iam: Assembl
         ("s3:PutObjectTagging", f"{BUCKET % 'results'}/*/chunks-*.json"),
         ("s3:ListBucket", BUCKET % "results"),
         *((f"dynamodb:{act}", TABLE % "jobs") for act in ("GetItem", "BatchGetItem", "Query", "UpdateItem")),
-        ("dynamodb:Query", TABLE % "predictions"),
+        *((f"dynamodb:{act}", TABLE % "predictions") for act in ("Query", "GetItem")),
+        *((f"dynamodb:{act}", f"{TABLE % 'predictions'}/index/lookup") for act in ("Query", "GetItem")),
         ("states:StartExecution", f"{states}:stateMachine:threefold-dev-batch"),
         ("states:StopExecution", f"{states}:execution:threefold-dev-batch:*"),
         ("events:PutEvents", "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}:event-bus/default"),
@@ -117,16 +121,24 @@ def test_stream_writes_predictions_and_takes_requests(iam: Assembly) -> None:
     assert {action for action, resource in found if resource == table} == {
         "dynamodb:PutItem",
         "dynamodb:BatchWriteItem",
+        "dynamodb:UpdateItem",
     }
+    large = f"{BUCKET % 'results'}/*/stream/*"
+    assert {action for action, resource in found if resource == large} == {"s3:PutObject"}
     queues = {
         name: resource["Properties"]["QueueName"].removeprefix("threefold-dev-")
         for name, resource in iam.resources("AWS::SQS::Queue", "stream").items()
     }
-    others = {(action, queues[resource[2:].removesuffix(".Arn}")]) for action, resource in found if resource != table}
+    others = {
+        (action, queues[resource[2:].removesuffix(".Arn}")])
+        for action, resource in found
+        if resource not in {table, large}
+    }
     assert others == {
         ("sqs:DeleteMessage", "requests"),
         ("sqs:ChangeMessageVisibility", "requests"),
         ("sqs:SendMessage", "predictions"),
+        ("sqs:SendMessage", "dead-letters"),
     }
     assert ("dynamodb:BatchGetItem", table) in iam.grants("stream")
 

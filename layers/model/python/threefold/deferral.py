@@ -110,9 +110,12 @@ def _body(position: int, found: Mapping[str, Any], now_ms: int, record: object) 
 def _order(found: Mapping[str, Any]) -> dict[str, str]:
     """In a FIFO queue, what happens to one key stays in order."""
     identity = str(found["id"])
-    key = str(found.get("key") or identity)
-    return {
-        # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html: 128 plain letters.
-        "MessageGroupId": key if re.fullmatch(r"[!-~]{1,128}", key) else uuid.uuid5(uuid.NAMESPACE_OID, key).hex,
-        "MessageDeduplicationId": identity,
-    }
+    return {"MessageGroupId": fifo_group(str(found.get("key") or identity)), "MessageDeduplicationId": identity}
+
+
+def fifo_group(key: str) -> str:
+    """A key as the name of a message group.
+
+    https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html: 128 plain characters.
+    """
+    return key if re.fullmatch(r"[!-~]{1,128}", key) else uuid.uuid5(uuid.NAMESPACE_OID, key).hex
