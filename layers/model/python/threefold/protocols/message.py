@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +24,7 @@ MAXIMUM_ID: Final = 256
 _MILLISECONDS: Final = re.compile(r"[0-9]{1,14}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Message:
     """One message of the requests queue.
 
@@ -40,13 +40,13 @@ class Message:
     at_ms: int
     model: str
     key: str | None
-    record: Mapping[str, Any] | None
-    tensors: Mapping[str, npt.NDArray[Any]] | None
+    record: Mapping[str, Any] | None = None
+    tensors: Mapping[str, npt.NDArray[Any]] | None = None
     problem: ThreefoldError | None = None
 
     def with_key(self, key: str | None) -> Message:
         """The same message under the key that its record carries."""
-        return replace(self, key=key)
+        return Message(self.id, self.at_ms, self.model, key, self.record, self.tensors, self.problem)
 
     def group(self) -> tuple[Any, ...]:
         """What messages must share to be scored in one call: the model, and the form of their tensors."""
@@ -57,7 +57,7 @@ class Message:
 
 def was_moved(record: Mapping[str, Any]) -> bool:
     """Whether a message came back from the dead-letter queue with its first identity kept beside it."""
-    return ORIGINAL_ID in (record.get("messageAttributes") or {})
+    return ORIGINAL_ID in (record.get("messageAttributes") or ())
 
 
 def identity(record: Mapping[str, Any]) -> tuple[str, int]:
@@ -66,7 +66,9 @@ def identity(record: Mapping[str, Any]) -> tuple[str, int]:
     Args:
         record: one of the `Records` of a Lambda event.
     """
-    attributes = record.get("messageAttributes") or {}
+    attributes = record.get("messageAttributes")
+    if not attributes:
+        return record["messageId"], int(record["attributes"]["SentTimestamp"])
     original = attributes.get(ORIGINAL_ID, {}).get("stringValue") or record["messageId"]
     at = attributes.get(ORIGINAL_AT, {}).get("stringValue") or ""
     # Anybody can set attributes; what is no time there must not stop the batch.
@@ -101,11 +103,12 @@ def decode(body: str, fallback: tuple[str, int]) -> Message:
         raise Malformed(message)
     if "at" in document:
         at_ms = _milliseconds(document["at"])
-    envelope = Message(found, at_ms, model, None if key is None else str(key), None, None)
+    key = None if key is None else str(key)
     try:
-        return replace(envelope, **_content(document.get("record"), document.get("inputs")))
+        record, tensors = _content(document.get("record"), document.get("inputs"))
     except ThreefoldError as error:
-        return replace(envelope, problem=error)
+        return Message(found, at_ms, model, key, problem=error)
+    return Message(found, at_ms, model, key, record, tensors)
 
 
 def encode(prediction: dict[str, Any]) -> bytes:
@@ -120,16 +123,17 @@ def encode(prediction: dict[str, Any]) -> bytes:
     return strict_json.dumps({**envelope, "prediction": prediction})
 
 
-def _content(record: object, inputs: object) -> dict[str, Any]:
+def _content(record: object, inputs: object) -> tuple[Mapping[str, Any] | None, Mapping[str, npt.NDArray[Any]] | None]:
+    """A message's record and its tensors: one of them is there."""
     if (record is None) == (inputs is None):
         message = "message: want one of record and inputs, got " + ("neither" if record is None else "both")
         raise Malformed(message)
     if record is None:
-        return {"tensors": decode_tensors(inputs)}
+        return None, decode_tensors(inputs)
     if not isinstance(record, dict):
         message = f"message: want a record that is an object, got {shown(record)}"
         raise Malformed(message)
-    return {"record": record}
+    return record, None
 
 
 def _milliseconds(at: object) -> int:
