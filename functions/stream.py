@@ -13,6 +13,7 @@ import boto3
 from botocore.config import Config
 
 from threefold.errors import NotServable, ThreefoldError, TooLarge
+from threefold.garbage import search_between
 from threefold.names import Metric
 from threefold.outcomes import OutcomeTable, Place
 from threefold.predictor import Predictor, open_predictor, warm
@@ -48,6 +49,7 @@ class _Delivery:
     body: bytes = b""
 
 
+@search_between
 def handler(event: Event, context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lambda's context
     """Score one SQS batch; what could not be finished is returned for another try."""
     started = time.perf_counter()
