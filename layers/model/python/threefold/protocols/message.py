@@ -93,9 +93,11 @@ def decode(body: str, fallback: tuple[str, int]) -> Message:
     if not isinstance(model, str):
         message = f"message: want a model's name, got {shown(model)}"
         raise Malformed(message)
-    if key is not None and not isinstance(key, str | int):
-        message = f"message: want a key that is text or a whole number, got {shown(key)}"
-        raise Malformed(message)
+    if key is not None and not isinstance(key, str):
+        if not isinstance(key, int):
+            message = f"message: want a key that is text or a whole number, got {shown(key)}"
+            raise Malformed(message)
+        key = str(key)
     original, at_ms = fallback
     found = document.get("id", original)
     if not isinstance(found, str) or not 0 < len(found.encode()) <= MAXIMUM_ID:
@@ -103,12 +105,13 @@ def decode(body: str, fallback: tuple[str, int]) -> Message:
         raise Malformed(message)
     if "at" in document:
         at_ms = _milliseconds(document["at"])
-    key = None if key is None else str(key)
+    record, inputs = document.get("record"), document.get("inputs")
+    if inputs is None and isinstance(record, dict):
+        return Message(found, at_ms, model, key, record)
     try:
-        record, tensors = _content(document.get("record"), document.get("inputs"))
+        return Message(found, at_ms, model, key, tensors=_tensors(record, inputs))
     except ThreefoldError as error:
         return Message(found, at_ms, model, key, problem=error)
-    return Message(found, at_ms, model, key, record, tensors)
 
 
 def encode(prediction: dict[str, Any]) -> bytes:
@@ -123,17 +126,15 @@ def encode(prediction: dict[str, Any]) -> bytes:
     return strict_json.dumps({**envelope, "prediction": prediction})
 
 
-def _content(record: object, inputs: object) -> tuple[Mapping[str, Any] | None, Mapping[str, npt.NDArray[Any]] | None]:
-    """A message's record and its tensors: one of them is there."""
+def _tensors(record: object, inputs: object) -> dict[str, npt.NDArray[Any]]:
+    """The tensors of a message that has no record."""
     if (record is None) == (inputs is None):
         message = "message: want one of record and inputs, got " + ("neither" if record is None else "both")
         raise Malformed(message)
-    if record is None:
-        return None, decode_tensors(inputs)
-    if not isinstance(record, dict):
+    if record is not None:
         message = f"message: want a record that is an object, got {shown(record)}"
         raise Malformed(message)
-    return record, None
+    return decode_tensors(inputs)
 
 
 def _milliseconds(at: object) -> int:
