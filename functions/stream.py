@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 Event = dict[str, Any]
 # Left before the function's deadline to say what was not done.
 RESERVE_SECONDS = 2.0
+# What is read of so many messages is still in the processor's caches when it is scored. Measured: in one go, a message
+# among 4,000 takes a tenth longer.
+MESSAGES_AT_A_TIME = 256
 # An item of the predictions table holds 400 KB; a digit in a list takes two bytes as JSON, and three there.
 MAXIMUM_OUTCOME_BYTES = 200_000
 
@@ -55,23 +58,28 @@ def handler(event: Event, context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lam
     started = time.perf_counter()
     telemetry = _telemetry()
     deadline = time.monotonic() + context.get_remaining_time_in_millis() / 1000 - RESERVE_SECONDS
-    deliveries = [_decode(record) for record in event["Records"]]
+    records, deliveries = event["Records"], list[_Delivery]()
     failed: dict[str, str] = {}
     try:
-        _place(deliveries, failed)
-        _recall(deliveries)
-        _score(deliveries, failed)
+        for start in range(0, len(records), MESSAGES_AT_A_TIME):
+            part = [_decode(record) for record in records[start : start + MESSAGES_AT_A_TIME]]
+            _place(part, failed)
+            _recall(part)
+            _score(part, failed)
+            for delivery in part:
+                delivery.message = None
+            deliveries += part
         _store(deliveries, failed, deadline)
         _send(deliveries, failed, deadline)
     except Exception as error:  # the last line of defence: what is not sent goes back to the queue
         telemetry.logger.exception("batch failed")
-        failed |= {delivery.message_id: repr(error) for delivery in deliveries}
+        failed |= {record["messageId"]: repr(error) for record in records}
     if failed:
         telemetry.add(Metric.ERRORS, len(failed))
         telemetry.logger.warning("messages returned", count=len(failed), reasons=sorted(set(failed.values()))[:5])
-    sent_at = min((int(record["attributes"]["SentTimestamp"]) for record in event["Records"]), default=0)
+    sent_at = min((int(record["attributes"]["SentTimestamp"]) for record in records), default=0)
     telemetry.add(Metric.STREAM_LAG, max(0, time.time() * 1000 - sent_at))
-    telemetry.flush(started, messages=len(deliveries), returned=len(failed))
+    telemetry.flush(started, messages=len(records), returned=len(failed))
     return {"batchItemFailures": [{"itemIdentifier": identifier} for identifier in failed]}
 
 
