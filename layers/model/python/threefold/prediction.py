@@ -218,12 +218,9 @@ def json_values(array: npt.NDArray[Any]) -> list[Any]:
     """
     if array.dtype.kind != "f":
         return array.tolist()  # type: ignore[no-any-return]
-    if array.dtype == np.float64:
-        values: list[Any] = array.tolist()
-    else:
-        # Measured: by way of JSON, a column takes a tenth of the time that numpy's scalars take one by one.
-        values = strict_json.loads(strict_json.dumps(np.ascontiguousarray(array)))
-    if np.count_nonzero(np.isfinite(array)) < array.size:
+    # Measured: by way of JSON, a column takes a tenth of the time that numpy's scalars take one by one.
+    values: list[Any] = strict_json.loads(strict_json.dumps(np.ascontiguousarray(array)))
+    if None in values:  # JSON has no word for them
         for i in np.flatnonzero(~np.isfinite(array)).tolist():
             value = float(array[i])
             values[i] = "NaN" if value != value else ("Infinity" if value > 0 else "-Infinity")  # noqa: PLR0124
