@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from threefold.authorization import admit, visible
 from threefold.errors import NotServable, OutsideSignature, ThreefoldError, UnknownModel, UnknownRoute
-from threefold.garbage import search_between
 from threefold.gateway import Event, Response, fail, read_body, refuse, respond
 from threefold.names import VERSION, Metric
 from threefold.predictor import Predictor, open_predictor, warm
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from threefold.registry import Confirmed
 
 
-@search_between
 def handler(event: Event, _context: object) -> Response:
     """Answer one request of API Gateway's HTTP API (payload format 2.0)."""
     started = time.perf_counter()
