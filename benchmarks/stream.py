@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from operator import itemgetter
+from time import process_time
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -70,11 +71,14 @@ def measure() -> list[Row]:
             "bound": lambda: bound(event),
         },
         rounds=_ROUNDS,
+        clock=process_time,
     )
     few, many = (queue_event(model.name, size) for size in _GROWTH)
     times = _GROWTH[1] // _GROWTH[0]
     grown = interleave(
-        {"few": lambda: _repeat(few, times), "many": lambda: stream.handler(many, context)}, rounds=_ROUNDS // 2
+        {"few": lambda: _repeat(few, times), "many": lambda: stream.handler(many, context)},
+        rounds=_ROUNDS // 2,
+        clock=process_time,
     )
     _put(*_tables())
     writing_theirs = with_writes(model)

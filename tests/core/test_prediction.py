@@ -23,6 +23,17 @@ def test_float32_values_are_read_back_as_the_same_float32(values: list[float]) -
     np.testing.assert_array_equal(np.array([words.get(value, value) for value in read], np.float32), array)
 
 
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False)))
+def test_float32_values_are_the_numbers_that_numpy_writes(values: list[float]) -> None:
+    array = np.array(values, np.float32)
+    assert json_values(array) == [float(str(value)) for value in array]
+
+
+def test_float16_values_are_written_as_in_tensors() -> None:
+    array = np.array([0.015625, 0.1], np.float16)
+    assert strict_json.dumps(json_values(array)) == strict_json.dumps(array)
+
+
 def test_float32_values_have_their_shortest_text() -> None:
     assert strict_json.dumps(json_values(np.array([0.1, 1 / 3], np.float32))) == b"[0.1,0.33333334]"
 

@@ -69,8 +69,11 @@ class Delivery:
 
     @property
     def again(self) -> bool:
-        """Whether it may have its outcome: delivered before, or moved back from the dead-letter queue."""
-        return self.receives > 1 or self.moved
+        """Whether it may have its outcome: delivered before, moved back from the dead-letter queue, or sent before.
+
+        A producer that names its message may send it again: whoever got no answer to a send does.
+        """
+        return self.receives > 1 or self.moved or (self.message is not None and self.message.named)
 
     @property
     def suspect(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import chain
-from operator import itemgetter
+from operator import itemgetter, le
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -85,6 +85,7 @@ class FeatureEncoder:
         self._getter = _getter([feature.name for feature in self._features])
         self._numeric = all(feature.type in {"float32", "float64", "int32", "int64"} for feature in self._features)
         bounds = [_bounds(*pair) for pair in zip(self._features, self._datatypes, strict=True)]
+        self._bounds = tuple(zip(*bounds, strict=True))
         self._low = np.array([low for low, _ in bounds], np.float64)
         self._high = np.array([high for _, high in bounds], np.float64)
         self._integers = [i for i, feature in enumerate(self._features) if feature.type in {"int32", "int64"}]
@@ -93,6 +94,8 @@ class FeatureEncoder:
             for i, feature in enumerate(self._features)
             if self._numeric and feature.allowed is not None
         }
+
+        self._ranges_only = self.matrix_ready and not self._integers and not self._allowed
 
     @property
     def matrix_ready(self) -> bool:
@@ -105,6 +108,8 @@ class FeatureEncoder:
         Args:
             records: n mappings from feature name to value; fields that are no features are left alone.
         """
+        if len(records) == 1 and self._ranges_only and (row := self._screen_alone(records[0])) is not None:
+            return Encoded({self._specs[0].name: row})
         if self.matrix_ready and (matrix := self._screen(records)) is not None:
             return self._finish_matrix(matrix, records.__getitem__)
         rows: list[Row | None] = [None] * len(records)
@@ -125,14 +130,26 @@ class FeatureEncoder:
         """
         return self._finish_matrix(matrix, lambda i: self._record(matrix[i]))
 
+    def _screen_alone(self, record: Mapping[str, object]) -> npt.NDArray[Any] | None:
+        """One record's values as a [1, features] tensor, if every one is a number within its bounds.
+
+        Measured: numpy's setting up, which a thousand records share, takes twice as long as this.
+        """
+        try:
+            values = self._getter(record)
+        except (KeyError, TypeError):
+            return None
+        low, high = self._bounds
+        if _NUMBERS.issuperset(map(type, values)) and all(map(le, low, values)) and all(map(le, values, high)):
+            return np.array([values], self._specs[0].dtype)
+        return None
+
     def _screen(self, records: Sequence[Mapping[str, object]]) -> npt.NDArray[np.float64] | None:
         """All values as a [n, features] matrix, if every one is a number."""
         try:
             rows = [self._getter(record) for record in records]
             if not _NUMBERS.issuperset(map(type, chain.from_iterable(rows))):
                 return None
-            if len(rows) == 1:
-                return np.array(rows, np.float64)
             flat = np.fromiter(chain.from_iterable(rows), np.float64, len(rows) * len(self._features))
         except (KeyError, TypeError, OverflowError):
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,7 +26,7 @@ MAXIMUM_ID: Final = 256
 _MILLISECONDS: Final = re.compile(r"[0-9]{1,14}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Message:
     """One message of the requests queue.
 
@@ -37,20 +37,18 @@ class Message:
         tensors: raw tensors, or None where `record` is there.
         problem: why there is neither, although the message says whose it is.
         expires_ms: after which nobody wants its outcome any more; None if it is never too late.
+        named: whether its id is its producer's own, under which it may have been sent before.
     """
 
     id: str
     at_ms: int
     model: str
     key: str | None
-    record: Mapping[str, Any] | None
-    tensors: Mapping[str, npt.NDArray[Any]] | None
+    record: Mapping[str, Any] | None = None
+    tensors: Mapping[str, npt.NDArray[Any]] | None = None
     problem: ThreefoldError | None = None
     expires_ms: int | None = None
-
-    def with_key(self, key: str | None) -> Message:
-        """The same message under the key that its record carries."""
-        return replace(self, key=key)
+    named: bool = False
 
     def group(self) -> tuple[Any, ...]:
         """What messages must share to be scored in one call: the model, and the form of their tensors."""
@@ -61,7 +59,7 @@ class Message:
 
 def was_moved(record: Mapping[str, Any]) -> bool:
     """Whether a message came back from the dead-letter queue with its first identity kept beside it."""
-    return ORIGINAL_ID in (record.get("messageAttributes") or {})
+    return ORIGINAL_ID in (record.get("messageAttributes") or ())
 
 
 def identity(record: Mapping[str, Any]) -> tuple[str, int]:
@@ -70,7 +68,9 @@ def identity(record: Mapping[str, Any]) -> tuple[str, int]:
     Args:
         record: one of the `Records` of a Lambda event.
     """
-    attributes = record.get("messageAttributes") or {}
+    attributes = record.get("messageAttributes")
+    if not attributes:
+        return record["messageId"], int(record["attributes"]["SentTimestamp"])
     original = attributes.get(ORIGINAL_ID, {}).get("stringValue") or record["messageId"]
     at = attributes.get(ORIGINAL_AT, {}).get("stringValue") or ""
     # Anybody can set attributes; what is no time there must not stop the batch.
@@ -95,9 +95,11 @@ def decode(body: str, fallback: tuple[str, int]) -> Message:
     if not isinstance(model, str):
         message = f"message: want a model's name, got {shown(model)}"
         raise Malformed(message)
-    if key is not None and not isinstance(key, str | int):
-        message = f"message: want a key that is text or a whole number, got {shown(key)}"
-        raise Malformed(message)
+    if key is not None and not isinstance(key, str):
+        if not isinstance(key, int):
+            message = f"message: want a key that is text or a whole number, got {shown(key)}"
+            raise Malformed(message)
+        key = str(key)
     original, at_ms = fallback
     found = document.get("id", original)
     if not isinstance(found, str) or not 0 < len(found.encode()) <= MAXIMUM_ID:
@@ -106,12 +108,23 @@ def decode(body: str, fallback: tuple[str, int]) -> Message:
     if "at" in document:
         at_ms = _milliseconds("at", document["at"])
     expires = document.get("expires_at")
-    expires_ms = None if expires is None else _milliseconds("expires_at", expires)
-    envelope = Message(found, at_ms, model, None if key is None else str(key), None, None, None, expires_ms)
+    envelope = Message(
+        found,
+        at_ms,
+        model,
+        key,
+        named="id" in document,
+        expires_ms=None if expires is None else _milliseconds("expires_at", expires),
+    )
+    record, inputs = document.get("record"), document.get("inputs")
+    if inputs is None and isinstance(record, dict):
+        envelope.record = record
+        return envelope
     try:
-        return replace(envelope, **_content(document.get("record"), document.get("inputs")))
+        envelope.tensors = _tensors(record, inputs)
     except ThreefoldError as error:
-        return replace(envelope, problem=error)
+        envelope.problem = error
+    return envelope
 
 
 def encode(prediction: dict[str, Any]) -> bytes:
@@ -126,16 +139,15 @@ def encode(prediction: dict[str, Any]) -> bytes:
     return strict_json.dumps({**envelope, "prediction": prediction})
 
 
-def _content(record: object, inputs: object) -> dict[str, Any]:
+def _tensors(record: object, inputs: object) -> dict[str, npt.NDArray[Any]]:
+    """The tensors of a message that has no record."""
     if (record is None) == (inputs is None):
         message = "message: want one of record and inputs, got " + ("neither" if record is None else "both")
         raise Malformed(message)
-    if record is None:
-        return {"tensors": decode_tensors(inputs)}
-    if not isinstance(record, dict):
+    if record is not None:
         message = f"message: want a record that is an object, got {shown(record)}"
         raise Malformed(message)
-    return {"record": record}
+    return decode_tensors(inputs)
 
 
 def _milliseconds(field: str, at: object) -> int:
