@@ -71,9 +71,9 @@ def handler(event: Event, context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lam
     if failed:
         telemetry.add(Metric.ERRORS, len(failed))
         telemetry.logger.warning("messages returned", count=len(failed), reasons=sorted(set(failed.values()))[:5])
-    sent_at = min((int(record["attributes"]["SentTimestamp"]) for record in records), default=0)
+    sent_at = min((int(record["attributes"]["SentTimestamp"]) for record in event["Records"]), default=0)
     telemetry.add(Metric.STREAM_LAG, max(0, time.time() * 1000 - sent_at))
-    telemetry.flush(started, messages=len(records), returned=len(failed))
+    telemetry.flush(started, messages=len(deliveries), returned=len(failed))
     return {"batchItemFailures": [{"itemIdentifier": identifier} for identifier in failed]}
 
 

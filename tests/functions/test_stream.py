@@ -243,6 +243,20 @@ def test_a_redelivered_message_gets_its_first_answer_although_another_model_was_
     assert stream.stored()["m-1"]["value"] == 1
 
 
+def test_a_message_that_its_producer_sends_again_gets_its_first_answer(
+    make_stream: Callable[..., Stream], shelf: Shelf, line: Callable[..., Any], sqs: Callable[..., dict[str, Any]]
+) -> None:
+    shelf.release(line(0))
+    stream = make_stream(shelf.bucket)
+    body = message(1, id="order-1", at="2026-01-02T03:04:05Z")
+    assert stream.handle(sqs(body, "m-1")) == []
+    shelf.release(line(1000, "2.0.0"))
+    later(stream)
+    assert stream.handle(sqs(body, "m-2"), sqs(message(1, id="order-2"), "m-3")) == []
+    values = [each["prediction"]["value"] for each in stream.sent()]
+    assert values == [1, 1, 1001]
+
+
 def test_a_message_moved_back_from_the_dead_letter_queue_lands_on_the_same_item(
     make_stream: Callable[..., Stream], shelf: Shelf, line: Callable[..., Any], sqs: Callable[..., dict[str, Any]]
 ) -> None:
