@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import uuid
@@ -14,12 +13,11 @@ from botocore.exceptions import ClientError
 
 from threefold.protocols.message import ORIGINAL_AT, ORIGINAL_ID, REASON
 from threefold_ops.errors import OperatorError
+from threefold_ops.held_queue import HeldQueue
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# So long nobody else sees what is in our hands; whoever does not put it back in time shows it again.
-_VISIBILITY_SECONDS: Final = 300
 _UNSAID: Final = "none was said: its function ended each time, or SQS moved it; the stream function's log has more"
 
 
@@ -53,7 +51,7 @@ class DeadLetter:
         return {**found, "body": self.body}
 
 
-class DeadLetterQueue:
+class DeadLetterQueue(HeldQueue):
     """The dead-letter queue, and the requests queue that it is sent back to. What is read goes back, unless it is."""
 
     def __init__(self, sqs: Any, queue_url: str, requests_url: str) -> None:  # noqa: ANN401 - a client
@@ -64,31 +62,12 @@ class DeadLetterQueue:
             queue_url: of the dead-letter queue.
             requests_url: of the queue that the stream door reads.
         """
-        self._sqs = sqs
-        self._queue_url = queue_url
+        super().__init__(sqs, queue_url)
         self._requests_url = requests_url
-        self._held: dict[str, str] = {}
 
     def read(self) -> Iterator[DeadLetter]:
-        """All that is there, each once; nobody else sees it until `put_back`."""
-        seen: set[str] = set()
-        while True:
-            answer = self._sqs.receive_message(
-                QueueUrl=self._queue_url,
-                MaxNumberOfMessages=10,
-                WaitTimeSeconds=1,
-                VisibilityTimeout=_VISIBILITY_SECONDS,
-                MessageAttributeNames=["All"],
-                MessageSystemAttributeNames=["All"],
-            )
-            fresh = [message for message in answer.get("Messages", []) if message["MessageId"] not in seen]
-            # So many that the first ones are visible again by now: that is all.
-            if not fresh:
-                return
-            for message in fresh:
-                seen.add(message["MessageId"])
-                self._held[message["ReceiptHandle"]] = message["MessageId"]
-                yield _read(message)
+        """All that is there."""
+        return map(_read, self.messages())
 
     def redrive(self, letter: DeadLetter) -> None:
         """Send a message to the requests queue once more, and delete it here when that has it.
@@ -109,19 +88,7 @@ class DeadLetterQueue:
             )
         except ClientError as error:
             raise OperatorError(f"message {letter.id}: want the requests queue to take it, got {error}") from error
-        self.delete(letter)
-
-    def delete(self, letter: DeadLetter) -> None:
-        """Forget a message for good."""
-        self._sqs.delete_message(QueueUrl=self._queue_url, ReceiptHandle=letter.handle)
-        self._held.pop(letter.handle, None)
-
-    def put_back(self) -> None:
-        """Let others see what was read and is still there."""
-        for handle in self._held:
-            with contextlib.suppress(ClientError):  # shown again by now: it has been in our hands for long
-                self._sqs.change_message_visibility(QueueUrl=self._queue_url, ReceiptHandle=handle, VisibilityTimeout=0)
-        self._held = {}
+        self.remove(letter.handle)
 
 
 def chosen(letters: Iterable[DeadLetter], wanted: Iterable[str], model: str | None) -> list[DeadLetter]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_plus
 
-from botocore.exceptions import ClientError
-
 from threefold_ops.errors import OperatorError
+from threefold_ops.held_queue import HeldQueue
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Nobody else reads the queue; this long it shows nobody what is in our hands.
-_VISIBILITY_SECONDS: Final = 120
 _ACCEPTED: Final = 202
 
 
@@ -39,30 +35,12 @@ class Lost:
     handle: str
 
 
-class LostUploads:
+class LostUploads(HeldQueue):
     """The queue of them. What is read goes back, unless it is sent again."""
 
-    def __init__(self, sqs: Any, queue_url: str) -> None:  # noqa: ANN401 - boto3 makes its clients at run time
-        """Make a reader of a queue."""
-        self._sqs = sqs
-        self._queue_url = queue_url
-        self._held: dict[str, Lost] = {}
-
     def read(self) -> list[Lost]:
-        """All that is there, the oldest first; nobody else sees it until `put_back`."""
-        while True:
-            answer = self._sqs.receive_message(
-                QueueUrl=self._queue_url,
-                MaxNumberOfMessages=10,
-                WaitTimeSeconds=1,
-                VisibilityTimeout=_VISIBILITY_SECONDS,
-            )
-            messages = {one["MessageId"]: _read(one) for one in answer.get("Messages", [])}
-            # So many that the first ones are visible again by now: that is all.
-            if not messages.keys() - self._held.keys():
-                self._held |= messages
-                return sorted(self._held.values(), key=lambda lost: lost.at)
-            self._held |= messages
+        """All that is there, the oldest first."""
+        return sorted(map(_read, self.messages()), key=lambda lost: lost.at)
 
     def redrive(self, lost: Lost, functions: Any, function: str, qualifier: str) -> None:  # noqa: ANN401 - a client
         """Send an event to its function once more, and forget the message when Lambda has taken it.
@@ -84,17 +62,7 @@ class LostUploads:
         )
         if answer["StatusCode"] != _ACCEPTED:
             raise OperatorError(f"{', '.join(lost.what)}: want Lambda to take it, got status {answer['StatusCode']}")
-        self._sqs.delete_message(QueueUrl=self._queue_url, ReceiptHandle=lost.handle)
-        self._held = {name: one for name, one in self._held.items() if one.handle != lost.handle}
-
-    def put_back(self) -> None:
-        """Let others see what was read and is still there."""
-        for lost in self._held.values():
-            with contextlib.suppress(ClientError):  # shown again by now: it has been in our hands for long
-                self._sqs.change_message_visibility(
-                    QueueUrl=self._queue_url, ReceiptHandle=lost.handle, VisibilityTimeout=0
-                )
-        self._held = {}
+        self.remove(lost.handle)
 
 
 def _read(message: dict[str, Any]) -> Lost:

@@ -195,8 +195,8 @@ class Door:
         names = [execution["name"] for page in pages for execution in page["executions"]]
         return [name for name in names if name.partition("-")[0] == job]
 
-    def environments(self) -> list[int]:
-        """The processes that the batch function runs in."""
+    def environments(self, handler: bytes = b"batch.handler") -> list[int]:
+        """The processes that a function runs in: the batch function, if no other is said."""
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -204,7 +204,7 @@ class Door:
                 command = (folder / "cmdline").read_bytes()
             except OSError:
                 continue  # it has ended
-            if parent == self.emulator.pid and b"batch.handler" in command:
+            if parent == self.emulator.pid and handler in command:
                 found.append(int(folder.name))
         return sorted(found)
 

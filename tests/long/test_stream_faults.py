@@ -10,7 +10,6 @@ import threading
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import pytest
@@ -21,6 +20,7 @@ from threefold.outcomes import from_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.long.batch_door import Door, Rows
 
@@ -72,20 +72,6 @@ def send(door: Door, messages: list[dict[str, Any]]) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(post, range(0, len(messages), 10)))
-
-
-def workers(door: Door) -> list[int]:
-    """The processes that the stream function runs in."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            command = (folder / "cmdline").read_bytes()
-        except OSError:
-            continue  # it has ended
-        if parent == door.emulator.pid and b"stream.handler" in command:
-            found.append(int(folder.name))
-    return found
 
 
 class Consumer:
@@ -159,7 +145,7 @@ def test_a_hundred_thousand_messages_have_one_outcome_each_whatever_fails(
         sender.start()
         while len(consumer.seen) < COUNT and time.monotonic() < began + SECONDS:
             time.sleep(dice.uniform(0.5, 2.5))
-            found = workers(door)
+            found = door.environments(b"stream.handler")
             if kills < KILLS and found and len(consumer.seen) > 1_000:
                 os.kill(dice.choice(found), signal.SIGKILL)
                 kills += 1

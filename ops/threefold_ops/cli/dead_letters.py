@@ -97,7 +97,7 @@ def purge(
         if found and not yes:
             typer.confirm(f"Delete {len(found)} messages for good?", abort=True, err=True)
         for letter in found:
-            queue.delete(letter)
+            queue.remove(letter.handle)
     finally:
         queue.put_back()
     err.print(f"deleted: {len(found)}")
