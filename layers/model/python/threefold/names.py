@@ -28,10 +28,11 @@ class Metric:
     ROLLED_BACK: Final = "RolledBack"
     BATCH_ROWS: Final = "BatchRows"
     STREAM_LAG: Final = "StreamLagMs"
+    LATE_EVENTS: Final = "LateEvents"
 
 
 # Errors by the names that Step Functions sees them under: a throttled table or a registry that is away comes back.
-RETRYABLE: Final = ("MissingPackage", "NotServable", "RegistryUnreachable", "StorageUnavailable")
+RETRYABLE: Final = ("FeaturesUnavailable", "MissingPackage", "NotServable", "RegistryUnreachable", "StorageUnavailable")
 
 
 # What an upload must be called for the inbox to tell of it.
@@ -109,6 +110,7 @@ class Output:
     DEAD_LETTER_QUEUE_URL: Final = "DeadLetterQueueUrl"
     PREDICTIONS_TABLE: Final = "PredictionsTable"
     JOBS_TABLE: Final = "JobsTable"
+    FEATURES_TABLE: Final = "FeaturesTable"
     STATE_MACHINE_ARN: Final = "StateMachineArn"
     LOST_UPLOADS_QUEUE_URL: Final = "LostUploadsQueueUrl"
     ALARM_TOPIC_ARN: Final = "AlarmTopicArn"

@@ -133,6 +133,7 @@ class Outcomes:
         problems: by position, why a record was rejected.
         reasons: by position, what a reader should know of a predicted record.
         code: the error code of the rejections.
+        looked_up: by position, the features that no caller sends, of a model that has such.
     """
 
     model: str
@@ -143,6 +144,7 @@ class Outcomes:
     problems: dict[int, list[str]] = field(default_factory=dict)
     reasons: dict[int, list[str]] = field(default_factory=dict)
     code: str = "outside_signature"
+    looked_up: dict[int, dict[str, object]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """How many records."""
@@ -170,6 +172,8 @@ class Outcomes:
                 found[position]["reasons"] = reasons
         for position, problems in self.problems.items():
             found[position] = self._rejection(position, problems)
+        for position, values in self.looked_up.items():
+            found[position]["features"] = values
         if self.keys is not None:
             for prediction, key in zip(found, self.keys, strict=True):
                 if key is not None:

@@ -41,6 +41,7 @@ class Settings:
         results_bucket: where the batch door writes its files.
         predictions_table: the DynamoDB table of outcomes.
         jobs_table: the DynamoDB table of jobs and of their chunks.
+        features_table: the DynamoDB table of what is known of entities.
         predictions_queue_url: where the stream door sends its outcomes.
         state_machine_arn: the state machine that runs a job's chunks.
         refresh_seconds: the most seconds by which a release may be unconfirmed when an invocation begins.
@@ -72,6 +73,7 @@ class Settings:
     results_bucket: str = ""
     predictions_table: str = ""
     jobs_table: str = ""
+    features_table: str = ""
     predictions_queue_url: str = ""
     state_machine_arn: str = ""
     refresh_seconds: float = 30.0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from threefold.errors import InvalidManifest
-from threefold.sources import SOURCE_FIELDS, FeatureSource, TableSource, WindowSource, read_source
+from threefold.sources import SOURCE_FIELDS, FeatureSource, TableSource, WindowSource, source_from_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -132,7 +132,7 @@ class Feature:
             fields["missing"] = float("nan")
         if "allowed" in fields:
             fields["allowed"] = tuple(fields["allowed"])
-        source = read_source(fields)
+        source = source_from_json(fields)
         return cls(**{name: value for name, value in fields.items() if name not in SOURCE_FIELDS}, source=source)
 
 

@@ -94,7 +94,7 @@ FeatureSource = WindowSource | TableSource
 SOURCE_FIELDS: Final = ("from", "entity", "of", "agg", "over", "field")
 
 
-def read_source(document: Mapping[str, Any]) -> FeatureSource | None:
+def source_from_json(document: Mapping[str, Any]) -> FeatureSource | None:
     """The source in a feature's document, if it has one.
 
     Raises:
