@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.config import Config
 
+from threefold.counting import UNCOUNTED, EventCounter
 from threefold.errors import NotServable, ThreefoldError, TooLarge
+from threefold.feature_table import open_feature_table
 from threefold.names import Metric
 from threefold.outcomes import OutcomeTable, Place
 from threefold.predictor import Predictor, open_predictor, warm
@@ -60,6 +62,7 @@ def handler(event: Event, context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lam
         _recall(deliveries)
         _score(deliveries, failed)
         _store(deliveries, failed, deadline)
+        _count(deliveries, failed, deadline)
         _send(deliveries, failed, deadline)
     except Exception as error:  # the last line of defence: what is not sent goes back to the queue
         telemetry.logger.exception("batch failed")
@@ -142,6 +145,8 @@ def _score(deliveries: Sequence[_Delivery], failed: dict[str, str]) -> None:
             rows=rows,
             ids=[message.id for message in messages],
             keys=[message.key for message in messages],
+            at_ms=[message.at_ms for message in messages],
+            counted=True,
         )
         try:
             outcomes = _predictor().predict(request)
@@ -171,6 +176,29 @@ def _store(deliveries: Sequence[_Delivery], failed: dict[str, str], deadline: fl
         for delivery in deliveries:
             if delivery.place is not None and (delivery.place.pk, delivery.place.sk) in unwritten:
                 failed[delivery.message_id] = "predictions table: want the outcome written, got it refused or no time"
+
+
+def _count(deliveries: Sequence[_Delivery], failed: dict[str, str], deadline: float) -> None:
+    """Count for the models' windows what has its outcome: a crash before this, or after it, is another delivery."""
+    groups: dict[str, list[tuple[_Delivery, Message]]] = defaultdict(list)
+    for delivery in deliveries:
+        message, outcome = delivery.message, delivery.outcome
+        if message is None or message.record is None or outcome is None or delivery.message_id in failed:
+            continue
+        if delivery.place is not None and outcome["status"] not in UNCOUNTED:
+            groups[message.model].append((delivery, message))
+    for model, members in groups.items():
+        messages = [message for _, message in members]
+        counted = _counter().count(
+            model,
+            [message.record for message in messages if message.record is not None],
+            [message.at_ms for message in messages],
+            [message.id for message in messages],
+            deadline=deadline,
+        )
+        failed |= {members[i][0].message_id: reason for i, reason in counted.undone.items()}
+        if counted.late:
+            _telemetry().add(Metric.LATE_EVENTS, counted.late, model)
 
 
 def _send(deliveries: Sequence[_Delivery], failed: dict[str, str], deadline: float) -> None:
@@ -208,6 +236,11 @@ def _telemetry() -> Telemetry:
 @cache
 def _predictor() -> Predictor:
     return open_predictor(_settings(), _telemetry().add)
+
+
+@cache
+def _counter() -> EventCounter:
+    return EventCounter(_predictor(), lambda: open_feature_table(_settings().features_table))
 
 
 @cache

@@ -62,12 +62,13 @@ class PredictStack(StageStack):
                 auth=context.auth,
                 scope_template=context.scope_template,
                 model_bucket=self.bucket("models"),
+                features_table=self.name("features"),
                 refresh_seconds=context.refresh_seconds,
             ),
             timeout_seconds=TIMEOUT_SECONDS,
             memory_megabytes=context.predict_memory,
             reserved_concurrency=context.predict_reserved_concurrency,
-            grants=self.registry_read(),
+            grants=[*self.registry_read(), Grant(["dynamodb:BatchGetItem"], [self.table_arn("features")])],
         )
         operations = self._operations(predict)
         api = apigateway.HttpApi(

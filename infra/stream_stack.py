@@ -54,6 +54,7 @@ class StreamStack(StageStack):
                 auth=context.auth,
                 model_bucket=self.bucket("models"),
                 predictions_table=self.name("predictions"),
+                features_table=self.name("features"),
                 predictions_queue_url=predictions.queue_url,
                 refresh_seconds=context.refresh_seconds,
                 ttl_days=context.ttl_days,
@@ -77,6 +78,7 @@ class StreamStack(StageStack):
                     ["dynamodb:PutItem", "dynamodb:BatchWriteItem", "dynamodb:GetItem", "dynamodb:BatchGetItem"],
                     [self.table_arn("predictions")],
                 ),
+                Grant(["dynamodb:BatchGetItem", "dynamodb:PutItem"], [self.table_arn("features")]),
             ],
         )
         lambda_.EventSourceMapping(

@@ -71,6 +71,17 @@ def create_bucket() -> str:
     return name
 
 
+def create_features_table() -> str:
+    name = f"features-{uuid.uuid4().hex}"
+    boto3.client("dynamodb").create_table(
+        TableName=name,
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+    )
+    return name
+
+
 def open_registry(bucket: str, cache: Path) -> Registry:
     return Registry(open_store(bucket, Settings.from_env()), cache=cache, refresh_seconds=0.0)
 
@@ -273,9 +284,11 @@ class Stream:
             AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in ("pk", "sk")],
             KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
         )
+        self.features_table = create_features_table()
         self._load = load
         self._environment = {
             "THREEFOLD_MODEL_BUCKET": bucket,
+            "THREEFOLD_FEATURES_TABLE": self.features_table,
             "THREEFOLD_PREDICTIONS_TABLE": name,
             "THREEFOLD_PREDICTIONS_QUEUE_URL": self.queue_url,
             **environment,

@@ -53,7 +53,7 @@ def writes(assembly: Assembly, door: str) -> set[tuple[str, str]]:
     }
 
 
-def test_predict_reads_the_registry_and_writes_nothing(each: Assembly, iam: Assembly) -> None:
+def test_predict_reads_the_registry_and_features_and_writes_nothing(each: Assembly, iam: Assembly) -> None:
     assert writes(each, "predict") == set()
     models = BUCKET % "models"
     assert {grant for grant in iam.grants("predict") if grant[0] not in LOGS} == {
@@ -62,6 +62,7 @@ def test_predict_reads_the_registry_and_writes_nothing(each: Assembly, iam: Asse
         ("s3:GetObjectVersion", f"{models}/packages/*"),
         ("s3:GetObjectVersion", f"{models}/releases/*"),
         ("s3:ListBucket", models),
+        ("dynamodb:BatchGetItem", TABLE % "features"),
     }
 
 
@@ -84,7 +85,8 @@ def test_the_monitor_reads_the_registry_as_predict_does_and_writes_releases_alon
     assert writes(iam, "monitor") == {write}
     grants = {door: {grant for grant in each.grants(door) if grant[0] not in LOGS} for door in ("predict", "monitor")}
     assert {action for action, _ in grants["monitor"] - grants["predict"]} == {"s3:PutObject"}
-    assert grants["predict"] <= grants["monitor"]
+    # What is looked up for records is none of its business: the gate's files bring it.
+    assert {action for action, _ in grants["predict"] - grants["monitor"]} == {"dynamodb:BatchGetItem"}
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -121,7 +123,12 @@ def test_stream_writes_predictions_and_takes_requests(iam: Assembly) -> None:
         name: resource["Properties"]["QueueName"].removeprefix("threefold-dev-")
         for name, resource in iam.resources("AWS::SQS::Queue", "stream").items()
     }
-    others = {(action, queues[resource[2:].removesuffix(".Arn}")]) for action, resource in found if resource != table}
+    assert {action for action, resource in found if resource == TABLE % "features"} == {"dynamodb:PutItem"}
+    assert ("dynamodb:BatchGetItem", TABLE % "features") in iam.grants("stream")
+    tables = {table, TABLE % "features"}
+    others = {
+        (action, queues[resource[2:].removesuffix(".Arn}")]) for action, resource in found if resource not in tables
+    }
     assert others == {
         ("sqs:DeleteMessage", "requests"),
         ("sqs:ChangeMessageVisibility", "requests"),
@@ -146,6 +153,7 @@ def test_batch_writes_results_jobs_and_predictions_and_starts_its_own_state_mach
         f"{BUCKET % 'results'}/*",
         TABLE % "jobs",
         TABLE % "predictions",
+        TABLE % "features",
         "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:stateMachine:threefold-dev-batch",
     }
     for part in ("jobs", "predictions"):
@@ -153,6 +161,9 @@ def test_batch_writes_results_jobs_and_predictions_and_starts_its_own_state_mach
             *("dynamodb:PutItem", "dynamodb:BatchWriteItem", "dynamodb:UpdateItem"),
             *("dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Query"),
         }
+    assert {action for action, resource in iam.grants("batch") if resource == TABLE % "features"} == {
+        *("dynamodb:BatchGetItem", "dynamodb:PutItem"),
+    }
     inbox = {(action, resource) for action, resource in iam.grants("batch") if "inbox" in resource}
     assert inbox - found == {
         ("s3:GetObject", f"{BUCKET % 'inbox'}/*"),

@@ -214,7 +214,8 @@ class FeatureTable:
         about: Any = {"ConditionExpression": "attribute_not_exists(pk)"}
         if state.version:
             about = {
-                "ConditionExpression": "version = :read",
+                "ConditionExpression": "#version = :read",
+                "ExpressionAttributeNames": {"#version": "version"},
                 "ExpressionAttributeValues": {":read": {"N": str(state.version)}},
             }
         try:
