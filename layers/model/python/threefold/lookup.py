@@ -79,9 +79,9 @@ class Judge:
             signature: of the package that is asked.
         """
         looked_up = {name for name, _ in signature.windows}
-        self._others = _part(signature, [each for each in signature.features if each.name not in looked_up])
-        self._own = _part(signature, signature.own)
-        self._windows = _part(signature, [each for each in signature.features if each.name in looked_up])
+        self._others = encoder_of(signature, [each for each in signature.features if each.name not in looked_up])
+        self._own = encoder_of(signature, signature.own)
+        self._windows = encoder_of(signature, [each for each in signature.features if each.name in looked_up])
 
     def refused(self, records: Sequence[Mapping[str, object]], *, own: bool = False) -> set[int]:
         """The positions of records that are refused whatever their windows say.
@@ -311,8 +311,13 @@ def open_lookup(settings: Settings) -> FeatureLookup:
     return FeatureLookup(open_table)
 
 
-def _part(signature: Signature, features: Sequence[Feature]) -> FeatureEncoder:
-    """An encoder for some of a signature's features."""
+def encoder_of(signature: Signature, features: Sequence[Feature]) -> FeatureEncoder:
+    """An encoder for some of a signature's features.
+
+    Args:
+        signature: a package's.
+        features: some of its.
+    """
     names = {feature.name for feature in features}
     inputs = signature.inputs
     if signature.layout == "columns":
