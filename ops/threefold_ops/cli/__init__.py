@@ -29,7 +29,7 @@ def main() -> None:
 
 def load() -> typer.Typer:
     """The command with all its verbs, which load when it runs: importing this package does nothing."""
-    from threefold_ops.cli import authoring, evaluation, jobs, releases, verbs  # noqa: F401, PLC0415
+    from threefold_ops.cli import authoring, evaluation, features, jobs, releases, verbs  # noqa: F401, PLC0415
     from threefold_ops.cli.console import app  # noqa: PLC0415
 
     return app
