@@ -8,7 +8,7 @@ BIN := .venv/bin
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-demo: ## real records through all three doors on an embedded AWS, every answer compared
+demo: ## records through all three doors on an embedded AWS, every answer compared
 	@$(PYTHON) ops/setup.py ops emulator
 	@$(BIN)/threefold demo
 

@@ -33,12 +33,12 @@ from threefold.errors import (
     WrongState,
     shown,
 )
-from threefold.features import FeatureEncoder
 from threefold.gateway import Event, Response, fail, read_body, refuse, respond
 from threefold.inbox import Inbox
 from threefold.job_control import JobControl
 from threefold.job_events import JobEvents
 from threefold.jobs import ENDED, Files, JobTable, Upload
+from threefold.lookup import encoder_of
 from threefold.names import API_ROUTES, VERSION, Metric
 from threefold.precomputed import StoredAnswers
 from threefold.protocols.forms import (
@@ -295,7 +295,7 @@ def _pend(model: ModelName, request: Annotated[PendingRequest, Body()]) -> Pendi
         message = f"records: want at most {PENDING_RECORDS}, got {len(records)}"
         raise TooLarge(message)
     _, manifest = _records_model(model)
-    problems = FeatureEncoder(manifest.signature).encode(records).problems
+    problems = encoder_of(manifest.signature, manifest.signature.own).encode(records).problems
     if problems:
         listed = [
             {"record": i, "message": "; ".join(found)[:PROBLEM_CHARACTERS]}

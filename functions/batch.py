@@ -13,6 +13,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from threefold.chunks import Chunk
+from threefold.counting import EventCounter
 from threefold.errors import (
     InvalidTable,
     Malformed,
@@ -20,6 +21,7 @@ from threefold.errors import (
     StorageUnavailable,
     ThreefoldError,
 )
+from threefold.feature_table import FeatureTable, open_feature_table
 from threefold.job_endings import JobEndings, superseded
 from threefold.job_events import JobEvents
 from threefold.jobs import Files, JobState, JobTable, Upload, iso
@@ -29,6 +31,9 @@ from threefold.pacing import Pacer
 from threefold.predictor import Predictor, open_predictor, warm
 from threefold.settings import Settings
 from threefold.tables import objects
+from threefold.tables.fields import read_fields
+from threefold.tables.file_windows import FileWindows
+from threefold.tables.history import columns_of
 from threefold.tables.options import Options
 from threefold.tables.pending import PendingRecords, other_collection
 from threefold.tables.planner import Plan
@@ -37,8 +42,12 @@ from threefold.tables.worker import ChunkWorker
 from threefold.telemetry import Telemetry
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_stepfunctions import SFNClient
+
+    from threefold.package import Manifest
 
 Event = dict[str, Any]
 
@@ -66,11 +75,11 @@ def handler(event: Event, context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lam
     answer: dict[str, Any] = {}
     try:
         if action == "plan":
-            _plan_all(event)
+            _plan_all(event, deadline)
         elif action == "chunk":
             answer = _score(event, deadline, started)
         elif action == "finish":
-            answer = {"state": _endings().finish(event["job"], event.get("execution"))}
+            answer = {"state": _endings().finish(event["job"], event.get("execution"), deadline=deadline)}
         elif action == "fail":
             _endings().fail(event["job"], event.get("error"), event.get("execution"))
         elif action == "stopped":
@@ -100,7 +109,7 @@ def _action(event: Event) -> str:
     return "stopped" if event.get("detail-type") == _STATUS_CHANGE else str(event.get("action"))
 
 
-def _plan_all(event: Event) -> None:
+def _plan_all(event: Event, deadline: float) -> None:
     """Plan a job for each upload; one that must be tried again does not keep the others from theirs."""
     failures: list[Exception] = []
     for record in event["Records"]:
@@ -113,7 +122,7 @@ def _plan_all(event: Event) -> None:
         if upload.bucket == _settings().results_bucket:
             continue
         try:
-            _plan(upload)
+            _plan(upload, deadline)
         except (ThreefoldError, BotoCoreError, ClientError) as error:
             if not isinstance(error, ThreefoldError) or error.retryable:
                 failures.append(error)
@@ -123,7 +132,7 @@ def _plan_all(event: Event) -> None:
         raise failures[0]
 
 
-def _plan(upload: Upload) -> None:
+def _plan(upload: Upload, deadline: float) -> None:
     """Plan a job and start it. Whoever was first has pinned it: done again, all of this comes out the same."""
     jobs, bucket = _jobs(), _settings().results_bucket
     item = jobs.find(upload.job) or jobs.begin(upload, _now_ms(), **_pin(upload))
@@ -136,29 +145,37 @@ def _plan(upload: Upload) -> None:
         message = f"model '{upload.model}': want named features for the columns of a CSV, got a model of tensors only"
         raise InvalidTable(message)
     files, options = Files(upload.model, upload.job), Options(**item.get("options", {}))
+    answering = _answering(item, options, manifest)
+    windowed = any(each.signature.windows for _, each in answering)
+    history = _windows().history(files, answering, item["at_ms"]) if windowed else None
     header, chunks = cut_upload(
         _s3(),
         Source(upload.bucket, upload.key, upload.version),
-        manifest.signature.features,
+        read_fields(manifest),
         cutting=Cutting(item["chunk_bytes"], item.get("chunk_rows", _settings().chunk_rows), options.delimiter),
         bucket=bucket,
         name=lambda number: files.chunk("chunks", number),
         tags=_WORK,
+        history=history,
     )
+    if history is not None:
+        _windows().replay(files, history, alone=options.windows == "file")
     plan = Plan(
         *(upload.job, upload.model, item["release"], item["digest"], manifest.output.kind, item["at_ms"], header),
         version=item["digest"] if options.version else None,
         store=options.store,
+        windows=columns_of(answering) if windowed else None,
+        counts=windowed and options.windows == "table",
     )
     objects.write_json(_s3(), bucket, files.plan, plan.to_json(), tags=_WORK)
     objects.write_json(_s3(), bucket, files.manifest, [chunk.to_json() for chunk in chunks], tags=_WORK)
     rows = sum(chunk.rows for chunk in chunks)
-    if not jobs.note(upload.job, rows=rows, chunks=len(chunks), delimiter=header.delimiter):
+    if not jobs.note(upload.job, rows=rows, chunks=len(chunks), delimiter=header.delimiter, counts=plan.counts or None):
         _endings().tell(upload.job)
         return
     _telemetry().logger.info("job planned", job=upload.job, model=upload.model, rows=rows, chunks=len(chunks))
     if not chunks:
-        _endings().finish(upload.job, None)
+        _endings().finish(upload.job, None, deadline=deadline)
         return
     start = {"job": upload.job, "model": upload.model, "manifest_bucket": bucket, "manifest_key": files.manifest}
     try:
@@ -170,6 +187,17 @@ def _plan(upload: Upload) -> None:
     # One that was cancelled meanwhile stays so: its workers see that, and do nothing.
     if not jobs.move(upload.job, JobState.RUNNING, started_at=iso(_now_ms())):
         _endings().tell(upload.job)
+
+
+def _answering(item: Mapping[str, Any], options: Options, manifest: Manifest) -> list[tuple[str, Manifest]]:
+    """The packages that answer a job's rows, by digest; the one that it is pinned to first."""
+    found = [(str(item["digest"]), manifest)]
+    if options.version is None:
+        registry = _predictor().registry
+        challenger = registry.pinned(item["model"], item["release"]).release.challenger
+        if challenger is not None and challenger.mode == "canary":
+            found.append((challenger.digest, registry.packages.open(item["model"], challenger.digest).manifest))
+    return found
 
 
 def _pin(upload: Upload) -> dict[str, object]:
@@ -333,9 +361,18 @@ def _endings() -> JobEndings:
         events,
         _pending(),
         _telemetry(),
+        windows=_windows(),
         results_bucket=settings.results_bucket,
         memory_megabytes=settings.memory_megabytes,
     )
+
+
+@cache
+def _windows() -> FileWindows:
+    def open_table() -> FeatureTable:
+        return open_feature_table(_settings().features_table)
+
+    return FileWindows(_s3(), _settings().results_bucket, EventCounter(_predictor(), open_table), open_table)
 
 
 @cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import defaultdict
-from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +13,11 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from threefold import strict_json
+from threefold.counting import UNCOUNTED, EventCounter
 from threefold.dead_letters import RECEIVES, DeadLetters
 from threefold.deliveries import SUSPECT_RECEIVES, Delivery, by_group, followers, rounds
 from threefold.errors import GivenUp, NotServable, ThreefoldError, TooLarge
+from threefold.feature_table import open_feature_table
 from threefold.garbage import search_between
 from threefold.names import LOOKUP_INDEX, Metric
 from threefold.outcomes import OutcomeTable, Place, lighten
@@ -30,7 +31,7 @@ from threefold.settings import Settings
 from threefold.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
@@ -45,8 +46,8 @@ RESERVE_SECONDS = 2.0
 # What is read of so many messages is still in the processor's caches when it is scored. Measured: in one go, a message
 # among 4,000 takes a tenth longer.
 MESSAGES_AT_A_TIME = 256
-# As much of the time that is left may go into scoring.
-SCORING_SHARE = 0.7
+# After as much of the time that is there, what is done has to be sent.
+SENDING_BEGINS = 0.8
 # An item of the predictions table holds 400 KB; a digit in a list takes two bytes as JSON, and three there.
 MAXIMUM_OUTCOME_BYTES = 200_000
 
@@ -66,7 +67,10 @@ def handler(event: Event, context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lam
             _forget(done)
             done = []
         _process([delivery for delivery in some if delivery.message_id not in failed], failed, deadline)
-        failed |= {delivery.message_id: _follows(delivery) for delivery in followers(deliveries, failed)}
+        failed |= {
+            delivery.message_id: f"an earlier message of group {delivery.group} goes first"
+            for delivery in followers(deliveries, failed)
+        }
         done = [delivery for delivery in some if delivery.message_id not in failed]
     if failed:
         telemetry.add(Metric.ERRORS, len(failed))
@@ -81,11 +85,7 @@ def _process(deliveries: Sequence[Delivery], failed: Failed, deadline: float) ->
     """Bring some messages to their outcomes; what fails again and again is given up."""
     telemetry = _telemetry()
     try:
-        now = time.monotonic()
-        # What is scored has to be stored and sent.
-        until = now + SCORING_SHARE * (deadline - now)
-        for start in range(0, len(deliveries), MESSAGES_AT_A_TIME):
-            part = deliveries[start : start + MESSAGES_AT_A_TIME]
+        for part in _parts(deliveries, failed, deadline):
             for delivery in part:
                 _decode(delivery)
             _place(part, failed)
@@ -93,8 +93,10 @@ def _process(deliveries: Sequence[Delivery], failed: Failed, deadline: float) ->
             _expire(part)
             if _tried_enough(part):
                 failed[part[0].message_id] = "its function ended each time before it could say why"
-            _score(part, failed, until)
-        _store(deliveries, failed, deadline)
+            _score(part, failed)
+            _store(part, failed, deadline)
+            # Before the next part is scored, whose windows have these events in them.
+            _count(part, failed, deadline)
         _send(deliveries, failed, deadline)
     except Exception as error:  # the last line of defence: what is not sent goes back to the queue
         telemetry.logger.exception("batch failed")
@@ -104,14 +106,30 @@ def _process(deliveries: Sequence[Delivery], failed: Failed, deadline: float) ->
             _give_up(delivery, failed, deadline)
 
 
+def _parts(deliveries: Sequence[Delivery], failed: Failed, deadline: float) -> Iterator[Sequence[Delivery]]:
+    """The messages, as many at a time as there is time for; the rest goes back."""
+    now, estimate, start = time.monotonic(), _estimate(), 0
+    # What is stored has to be sent.
+    until = now + SENDING_BEGINS * (deadline - now)
+    while start < len(deliveries):
+        count = estimate.fits(min(MESSAGES_AT_A_TIME, len(deliveries) - start), until)
+        if not count:
+            left = deliveries[start:]
+            failed |= {delivery.message_id: f"no time for {len(left)} of its batch" for delivery in left}
+            return
+        with estimate.timed(count):
+            yield deliveries[start : start + count]
+        start += count
+
+
 def _decode(delivery: Delivery) -> None:
     try:
         message = delivery.message = protocol.decode(delivery.text, delivery.identity)
     except ThreefoldError as error:
-        delivery.outcome = _rejection(delivery, error)
+        delivery.outcome = delivery.rejection(error)
         return
     if message.problem is not None:
-        delivery.outcome = _rejection(delivery, message.problem)
+        delivery.outcome = delivery.rejection(message.problem)
 
 
 def _place(deliveries: Sequence[Delivery], failed: Failed) -> None:
@@ -155,7 +173,7 @@ def _expire(deliveries: Sequence[Delivery]) -> None:
     for delivery in deliveries:
         message = delivery.message
         if delivery.outcome is None and message is not None and now_ms > (message.expires_ms or now_ms):
-            delivery.outcome = _envelope(delivery, "expired")
+            delivery.outcome = delivery.envelope("expired")
             _telemetry().add(Metric.EXPIRED, 1, message.model)
 
 
@@ -172,23 +190,14 @@ def _tried_enough(deliveries: Sequence[Delivery]) -> bool:
     return delivery.outcome is None and delivery.receives > RECEIVES
 
 
-def _score(deliveries: Sequence[Delivery], failed: Failed, deadline: float) -> None:
-    """One call per model and form, whatever the number of messages, as far as there is time."""
+def _score(deliveries: Sequence[Delivery], failed: Failed) -> None:
+    """One call per model and form, whatever the number of messages."""
     groups: dict[tuple[Any, ...], list[Delivery]] = defaultdict(list)
     for delivery in deliveries:
         if delivery.outcome is None and delivery.message is not None and delivery.message_id not in failed:
             groups[delivery.message.group()].append(delivery)
-    for group, members in groups.items():
-        estimate, start = _estimate(group), 0
-        while start < len(members):
-            some = members[start : start + estimate.fits(len(members) - start, deadline)]
-            if not some:
-                left = members[start:]
-                failed |= {delivery.message_id: f"no time for {len(left)} of its batch" for delivery in left}
-                break
-            with estimate.timed(len(some)):
-                _score_group(some, failed)
-            start += len(some)
+    for members in groups.values():
+        _score_group(members, failed)
 
 
 def _score_group(members: Sequence[Delivery], failed: Failed) -> None:
@@ -203,6 +212,8 @@ def _score_group(members: Sequence[Delivery], failed: Failed) -> None:
         rows=rows,
         ids=[message.id for message in messages],
         keys=[message.key for message in messages],
+        at_ms=[message.at_ms for message in messages],
+        counted=True,
     )
     try:
         outcomes = _predictor().predict(request)
@@ -211,7 +222,7 @@ def _score_group(members: Sequence[Delivery], failed: Failed) -> None:
         return
     except ThreefoldError as error:
         for delivery in members:
-            delivery.outcome = _rejection(delivery, error)
+            delivery.outcome = delivery.rejection(error)
         return
     _telemetry().outcomes(outcomes)
     for delivery, prediction in zip(members, outcomes.predictions(), strict=True):
@@ -236,6 +247,29 @@ def _store(deliveries: Sequence[Delivery], failed: Failed, deadline: float) -> N
                 failed[delivery.message_id] = "predictions table: want the outcome written, got it refused or no time"
 
 
+def _count(deliveries: Sequence[Delivery], failed: Failed, deadline: float) -> None:
+    """Count for the models' windows what has its outcome: a crash before this, or after it, is another delivery."""
+    groups: dict[str, list[tuple[Delivery, Message]]] = defaultdict(list)
+    for delivery in deliveries:
+        message, outcome = delivery.message, delivery.outcome
+        if message is None or message.record is None or outcome is None or delivery.message_id in failed:
+            continue
+        if delivery.place is not None and outcome["status"] not in UNCOUNTED:
+            groups[message.model].append((delivery, message))
+    for model, members in groups.items():
+        messages = [message for _, message in members]
+        counted = _counter().count(
+            model,
+            [message.record for message in messages if message.record is not None],
+            [message.at_ms for message in messages],
+            [message.id for message in messages],
+            deadline=deadline,
+        )
+        failed |= {members[i][0].message_id: reason for i, reason in counted.undone.items()}
+        if counted.late:
+            _telemetry().add(Metric.LATE_EVENTS, counted.late, model)
+
+
 def _point(delivery: Delivery) -> None:
     """Put an outcome that no message or item holds into the results bucket, and its key where it was large."""
     place, outcome = delivery.place, delivery.outcome
@@ -248,7 +282,7 @@ def _point(delivery: Delivery) -> None:
     encoded = protocol.encode(light)
     if len(encoded) > MAXIMUM_OUTCOME_BYTES:
         size = TooLarge(f"outcome: want at most {MAXIMUM_OUTCOME_BYTES} bytes, got {len(delivery.encoded)}")
-        delivery.outcome, delivery.encoded = _rejection(delivery, size), b""
+        delivery.outcome, delivery.encoded = delivery.rejection(size), b""
         return
     _s3().put_object(
         Bucket=_settings().results_bucket, Key=key, Body=strict_json.dumps(outcome), ContentType="application/json"
@@ -268,21 +302,11 @@ def _send(deliveries: Sequence[Delivery], failed: Failed, deadline: float) -> No
     ]
     if ready and ready[0].group is not None:
         unsent = _sender().send_in_order(
-            bodies, by_group(ready), deadline=deadline, more=[_order(one) for one in ready]
+            bodies, by_group(ready), deadline=deadline, more=[one.order() for one in ready]
         )
     else:
         unsent = _sender().send(bodies, deadline=deadline)
     failed |= {ready[position].message_id: reason for position, reason in unsent.items()}
-
-
-def _order(delivery: Delivery) -> dict[str, str]:
-    """What a FIFO queue asks of a message: its group, and what it is known by for five minutes."""
-    outcome = delivery.outcome or {}
-    name = f"{outcome.get('model')}#{outcome.get('id')}#{outcome.get('status')}"
-    return {
-        "MessageGroupId": str(delivery.group),
-        "MessageDeduplicationId": hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest(),
-    }
 
 
 def _give_up(delivery: Delivery, failed: Failed, deadline: float) -> None:
@@ -295,7 +319,7 @@ def _give_up(delivery: Delivery, failed: Failed, deadline: float) -> None:
     del failed[delivery.message_id]
     if delivery.group is not None:
         # Not stored: when it is sent again from there, it is to be scored.
-        delivery.outcome, delivery.encoded = _rejection(delivery, GivenUp(f"message: given up, for {reason}")), b""
+        delivery.outcome, delivery.encoded = delivery.rejection(GivenUp(f"message: given up, for {reason}")), b""
         _send([delivery], failed, deadline)
 
 
@@ -310,32 +334,9 @@ def _forget(deliveries: Sequence[Delivery]) -> None:
             _telemetry().logger.exception("messages not deleted", count=len(some))
 
 
-def _follows(delivery: Delivery) -> str:
-    return f"an earlier message of group {delivery.group} goes first"
-
-
-def _rejection(delivery: Delivery, error: ThreefoldError) -> dict[str, Any]:
-    """An error outcome: permanent, so that a retry could not change it."""
-    return _envelope(delivery, "rejected", code=error.code, message=str(error))
-
-
-def _envelope(delivery: Delivery, status: str, **more: str) -> dict[str, Any]:
-    message: Message | None = delivery.message
-    at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    outcome = {
-        "id": message.id if message else delivery.identity[0],
-        "model": message.model if message else None,
-        "key": message.key if message else None,
-        "status": status,
-        **more,
-        "at": at,
-    }
-    return {name: value for name, value in outcome.items() if value is not None}
-
-
 @cache
-def _estimate(_group: tuple[Any, ...]) -> Estimate:
-    """How long a message of one model and form takes, as seen in this environment."""
+def _estimate() -> Estimate:
+    """How long a message takes, as it was last seen in this environment."""
     return Estimate()
 
 
@@ -352,6 +353,11 @@ def _telemetry() -> Telemetry:
 @cache
 def _predictor() -> Predictor:
     return open_predictor(_settings(), _telemetry().add)
+
+
+@cache
+def _counter() -> EventCounter:
+    return EventCounter(_predictor(), lambda: open_feature_table(_settings().features_table))
 
 
 @cache

@@ -72,6 +72,7 @@ class PredictStack(StageStack):
                 scope_template=context.scope_template,
                 model_bucket=self.bucket("models"),
                 requests_queue=self.queue_name("requests"),
+                features_table=self.name("features"),
                 refresh_seconds=context.refresh_seconds,
             ),
             timeout_seconds=TIMEOUT_SECONDS,
@@ -80,6 +81,7 @@ class PredictStack(StageStack):
             grants=[
                 *self.registry_read(),
                 Grant(["sqs:SendMessage", "sqs:GetQueueUrl"], [self.arn("sqs", self.queue_name("requests"))]),
+                Grant(["dynamodb:BatchGetItem"], [self.table_arn("features")]),
             ],
         )
         operations = self._operations(predict)

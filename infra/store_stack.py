@@ -1,4 +1,4 @@
-"""The store: the versioned model bucket, which is the registry, and the tables of predictions and jobs."""
+"""The store: the versioned model bucket, which is the registry, and the tables of predictions, jobs and features."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StoreStack(StageStack):
 
     def __init__(self, scope: Construct, context: DeploymentContext) -> None:
         """Make the bucket and the tables."""
-        super().__init__(scope, "store", context, "models, predictions and jobs")
+        super().__init__(scope, "store", context, "models, predictions, jobs and features")
         # Nothing under layers/ and releases/ expires: deployed layers, rollback, history and jobs need old versions.
         models = private_bucket(self, "Models", "models", versioned=True)
         # A package is never overwritten: an old version of one is there only where `threefold gc` deleted it.
@@ -56,17 +56,19 @@ class StoreStack(StageStack):
             projection_type=dynamodb.ProjectionType.KEYS_ONLY,
         )
         jobs = self._table("Jobs")
+        features = self._table("Features", sorted_items=False)
         self.output(Output.MODEL_BUCKET, models.bucket_name)
         self.output(Output.PREDICTIONS_TABLE, predictions.table_name)
         self.output(Output.JOBS_TABLE, jobs.table_name)
+        self.output(Output.FEATURES_TABLE, features.table_name)
 
-    def _table(self, construct_id: str) -> dynamodb.Table:
+    def _table(self, construct_id: str, *, sorted_items: bool = True) -> dynamodb.Table:
         return dynamodb.Table(
             self,
             construct_id,
             table_name=self.name(construct_id.lower()),
             partition_key=dynamodb.Attribute(name="pk", type=dynamodb.AttributeType.STRING),
-            sort_key=dynamodb.Attribute(name="sk", type=dynamodb.AttributeType.STRING),
+            sort_key=dynamodb.Attribute(name="sk", type=dynamodb.AttributeType.STRING) if sorted_items else None,
             billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
             encryption=dynamodb.TableEncryption.AWS_MANAGED,
             point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(

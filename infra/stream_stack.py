@@ -74,6 +74,7 @@ class StreamStack(StageStack):
                 predictions_queue_url="" if topic else predictions.queue_url,
                 predictions_topic_arn=topic.topic_arn if topic else "",
                 dead_letter_queue_url=dead_letters.queue_url,
+                features_table=self.name("features"),
                 refresh_seconds=context.refresh_seconds,
                 ttl_days=context.ttl_days,
             ),
@@ -107,6 +108,7 @@ class StreamStack(StageStack):
                     [self.bucket_arn("results", "*/stream/*")],
                     wildcard="models and messages name the outcomes",
                 ),
+                Grant(["dynamodb:BatchGetItem", "dynamodb:PutItem"], [self.table_arn("features")]),
             ],
         )
         lambda_.EventSourceMapping(

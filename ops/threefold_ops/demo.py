@@ -1,12 +1,14 @@
-"""The demonstration: the same real records through all three doors, and every answer compared."""
+"""The demonstration: the same records through all three doors, and every answer compared."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+import tempfile
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from threefold.outcomes import from_attribute
@@ -16,7 +18,6 @@ from threefold_ops.errors import OperatorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from threefold_ops.system import System
     from threefold_ops.target import Target
@@ -33,12 +34,15 @@ COMPARED: Final = (
     "value",
     "score",
     "options",
+    "features",
     "tensors",
 )
 # A V2 response has the model's tensors, and the version in its headers.
 COMPARED_TENSORS: Final = ("version", "digest", "key", "tensors")
 RECORDS: Final = "held-out.csv"
 TENSORS: Final = "held-out.jsonl"
+# Events before the held-out records, of a model with windows.
+HISTORY: Final = "history.csv"
 EXPECTED: Final = "held-out.expected.jsonl"
 # The scores are FP32: what builds of a runtime may differ by from the training library.
 TOLERANCE: Final = 1e-4
@@ -57,6 +61,7 @@ class Sample:
     messages: list[dict[str, Any]]
     expected: list[dict[str, Any]]
     table: Path | None = None
+    history: Path | None = None
     answers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
@@ -75,7 +80,8 @@ def read_sample(folder: Path, key: str | None) -> Sample:
             {"model": folder.name, "record": {name: _value(text, name == key) for name, text in row.items() if text}}
             for row in rows
         ]
-        return Sample(folder.name, key, messages, expected, folder / RECORDS)
+        history = folder / HISTORY
+        return Sample(folder.name, key, messages, expected, folder / RECORDS, history if history.is_file() else None)
     lines = [json.loads(line) for line in (folder / TENSORS).read_text(encoding="utf-8").splitlines()]
     messages = [
         {
@@ -103,8 +109,10 @@ def run(system: System, target: Target, models: list[Path], say: Callable[[str],
         for folder in models
         if (folder / EXPECTED).is_file()
     ]
+    inbox = Inbox(system, target)
+    _count_history(samples, inbox, say)
     _through_https(samples, https, say)
-    _through_csv(samples, Inbox(system, target), system, target, say)
+    _through_csv(samples, inbox, system, target, say)
     _through_queues(samples, Queues(system, target), say)
     problems = [problem for sample in samples for problem in compare(sample)]
     if problems:
@@ -138,6 +146,39 @@ def compare(sample: Sample) -> list[str]:
     return problems
 
 
+def _count_history(samples: list[Sample], inbox: Inbox, say: Callable[[str], None]) -> None:
+    """Have the events before the held-out records counted."""
+    for sample in samples:
+        if sample.history is not None:
+            job = _ended(sample.model, inbox, inbox.upload(sample.model, sample.history))
+            say(f"before {sample.model}: {job['rows']} earlier events counted for its windows")
+
+
+def _ended(model: str, inbox: Inbox, identifier: str) -> dict[str, Any]:
+    job = inbox.follow(identifier, timeout_seconds=TIMEOUT_SECONDS, beat=lambda _job: None)
+    if job["state"] != "complete":
+        message = f"{model}: want its job complete, got {job['state']}: {job.get('reason')}"
+        raise OperatorError(message)
+    return job
+
+
+def _upload(sample: Sample, inbox: Inbox) -> str:
+    """Upload the held-out records, behind their history where they have one: then the file is all there is."""
+    assert sample.table is not None, "tensors are no rows"
+    if sample.history is None:
+        return inbox.upload(sample.model, sample.table)
+    with tempfile.TemporaryDirectory(prefix="threefold-") as folder:
+        whole = Path(folder) / RECORDS
+        with sample.table.open(encoding="utf-8", newline="") as last, whole.open("w", newline="") as out:
+            rows = csv.DictReader(last)
+            writer = csv.DictWriter(out, rows.fieldnames or (), restval="")
+            writer.writeheader()
+            with sample.history.open(encoding="utf-8", newline="") as first:
+                writer.writerows(csv.DictReader(first))
+            writer.writerows(rows)
+        return inbox.upload(sample.model, whole, {"windows": "file"})
+
+
 def _through_https(samples: list[Sample], https: Https, say: Callable[[str], None]) -> None:
     for sample in samples:
         started = time.monotonic()
@@ -162,14 +203,11 @@ def _through_csv(
     samples: list[Sample], inbox: Inbox, system: System, target: Target, say: Callable[[str], None]
 ) -> None:
     tables = [sample for sample in samples if sample.table is not None]
-    jobs = [inbox.upload(sample.model, sample.table) for sample in tables if sample.table is not None]
+    jobs = [_upload(sample, inbox) for sample in tables]
     for sample, identifier in zip(tables, jobs, strict=True):
-        job = inbox.follow(identifier, timeout_seconds=TIMEOUT_SECONDS, beat=lambda _job: None)
-        if job["state"] != "complete":
-            message = f"{sample.model}: want its job complete, got {job['state']}: {job.get('reason')}"
-            raise OperatorError(message)
+        job = _ended(sample.model, inbox, identifier)
         text = inbox.result(sample.model, identifier).decode("utf-8-sig")
-        rows = list(csv.DictReader(text.splitlines()))
+        rows = list(csv.DictReader(text.splitlines()))[-len(sample.expected) :]
         items = Items(system, target).of_job(sample.model, identifier, [row[str(sample.key)] for row in rows])
         sample.answers["csv"] = items
         say(f"CSV    {sample.model}: job {identifier} {job['state']}, {len(rows)} rows, the first in file and table:")

@@ -67,6 +67,7 @@ class System:
     state_machine_arn: str
     predictions_table: str
     jobs_table: str
+    features_table: str = ""
     models: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -280,6 +281,8 @@ def _system(target: Target, stage: str, outputs: Outputs) -> System:
             "state_machine_arn": flat[Output.STATE_MACHINE_ARN],
             "predictions_table": flat[Output.PREDICTIONS_TABLE],
             "jobs_table": flat[Output.JOBS_TABLE],
+            # A store that an earlier release deployed has none.
+            "features_table": flat.get(Output.FEATURES_TABLE, ""),
         }
     except KeyError as error:
         message = f"stage '{stage}': want a whole system, got no output {error}; deploy it with 'threefold deploy'"

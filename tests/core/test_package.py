@@ -21,8 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from threefold import package as package_module
-from threefold.errors import InvalidPackage, NotServable
+from threefold.errors import InvalidManifest, InvalidPackage, NotServable
 from threefold.package import MAXIMUM_FILES, Gate, Manifest, Output, Package, digest_of, open_package, pack, unpack
+from threefold.signature import Feature
+from threefold.sources import WindowSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -265,7 +267,7 @@ def test_a_manifest_survives_its_file(small: Package) -> None:
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(b"\xff"),
         lambda path: path.write_text("[]"),
-        lambda path: path.write_text(path.read_text().replace('"schema": 1', '"schema": 2')),
+        lambda path: path.write_text(path.read_text().replace('"schema": 1', '"schema": 3')),
         lambda path: path.write_text(path.read_text().replace('"output"', '"outputs"')),
         lambda path: path.write_text(path.read_text().replace('"kind"', '"sort"')),
         lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"gate": 3})),
@@ -319,3 +321,23 @@ def test_a_zip_in_memory_is_a_zip_on_disk(small: Package) -> None:
     with zipfile.ZipFile(io.BytesIO(pack(small.folder))) as archive:
         assert archive.namelist() == sorted(path.name for path in small.folder.iterdir())
         assert archive.testzip() is None
+
+
+def test_a_manifest_with_features_that_are_looked_up_is_refused_by_those_who_would_take_them_from_callers(
+    small: Package,
+) -> None:
+    plain = small.manifest
+    assert plain.to_json()["schema"] == 1
+    assert "time" not in plain.to_json()
+    window = WindowSource(entity="card_id", agg="count", over="1h")
+    features = (Feature(name="count_1h", type="float32", source=window), Feature(name="b", type="float32"))
+    online = replace(plain, signature=replace(plain.signature, features=features, layout="packed"), time="happened_at")
+    document = json.loads(json.dumps(online.to_json()))
+    # Older functions read schema 1 and refuse all others, with what to upgrade.
+    assert document["schema"] == 2
+    assert Manifest.from_json(document) == online
+
+
+def test_a_manifest_whose_time_is_no_field_is_refused(small: Package) -> None:
+    with pytest.raises(InvalidManifest, match=r"want the name of a field as time, got 3"):
+        Manifest.from_json(small.manifest.to_json() | {"time": 3})

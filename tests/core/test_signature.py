@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from hypothesis import given
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from threefold.errors import InvalidManifest
 from threefold.signature import DTYPES, FEATURE_TYPES, Feature, Signature, TensorSpec
+from threefold.sources import TableSource, WindowSource
 
 NAMES = st.text(min_size=1, max_size=20)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -176,3 +177,54 @@ def test_a_default_must_be_a_value_that_the_tensor_holds(kind: str, datatype: st
         else:
             with pytest.raises(InvalidManifest, match="want a missing value"):
                 signature.check()
+
+
+SOURCES: Final = [
+    WindowSource(entity="card_id", agg="sum", over="7d", of="amount"),
+    WindowSource(entity="card_id", agg="count", over="1h"),
+    TableSource(entity="user_id", field="age"),
+]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_feature_that_is_looked_up_is_read_as_it_was_written(source: WindowSource | TableSource) -> None:
+    feature = Feature(name="looked_up", type="float32", missing=0.0, source=source)
+    document = feature.to_json()
+    assert document["from"] in {"window", "table"}
+    assert Feature.from_json(json.loads(json.dumps(document))) == feature
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"from": "stream"},
+        {"from": "window", "entity": "card_id", "agg": "median", "over": "7d"},
+        {"from": "window", "entity": "card_id", "agg": "sum", "over": "7w"},
+        {"from": "window", "entity": "card_id", "agg": "sum", "over": "7d", "field": "age"},
+        {"from": "table", "entity": "user_id"},
+        {"entity": "user_id"},
+    ],
+)
+def test_a_source_that_this_release_does_not_know_is_refused(document: dict[str, str]) -> None:
+    with pytest.raises(InvalidManifest, match=r"want .*, got "):
+        Feature.from_json({"name": "a", "type": "float32", **document})
+
+
+def test_a_window_says_numbers() -> None:
+    inputs = (TensorSpec("x", "FP32", (-1, 1)),)
+    for type_, source in (("int64", SOURCES[0]), ("bool", SOURCES[1])):
+        feature = Feature(name="x", type=type_, source=source)
+        with pytest.raises(InvalidManifest, match=r"feature 'x': want .* for (sum|count), got "):
+            Signature(inputs, (), (feature,), "packed").check()
+    Signature(inputs, (), (Feature(name="x", type="int64", source=SOURCES[1]),), "packed").check()
+
+
+def test_a_signature_tells_what_a_record_brings_from_what_we_look_up() -> None:
+    own = Feature(name="amount", type="float32")
+    looked_up = [Feature(name=f"f{i}", type="float32", source=source) for i, source in enumerate(SOURCES)]
+    signature = Signature((), (), (looked_up[0], own, *looked_up[1:]), "packed")
+    assert signature.online
+    assert not Signature((), (), (own,), "packed").online
+    assert signature.own == (own,)
+    assert [name for name, _ in signature.windows] == ["f0", "f1"]
+    assert [(feature.name, source.field) for feature, source in signature.tables] == [("f2", "age")]

@@ -42,6 +42,7 @@ SETTINGS: Final = Settings(
     inbox_bucket="inbox",
     predictions_table="predictions",
     jobs_table="jobs",
+    features_table="features",
     state_machine_arn="arn:aws:states:eu-central-1:123456789012:stateMachine:batch",
     refresh_seconds=0.0,
 )
@@ -194,6 +195,12 @@ def open_world(aws: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small:
             KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
             AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
         )
+    dynamodb.create_table(
+        TableName="features",
+        BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
+    )
     definition = json.dumps({"StartAt": "Done", "States": {"Done": {"Type": "Succeed"}}})
     role = "arn:aws:iam::123456789012:role/states"
     steps.create_state_machine(name="batch", definition=definition, roleArn=role)

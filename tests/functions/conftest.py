@@ -72,6 +72,17 @@ def create_bucket() -> str:
     return name
 
 
+def create_features_table() -> str:
+    name = f"features-{uuid.uuid4().hex}"
+    boto3.client("dynamodb").create_table(
+        TableName=name,
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+    )
+    return name
+
+
 def open_registry(bucket: str, cache: Path) -> Registry:
     return Registry(open_store(bucket, Settings.from_env()), cache=cache, refresh_seconds=0.0)
 
@@ -294,9 +305,11 @@ class Stream:
         self.results = create_bucket()
         self.table = name = f"predictions-{uuid.uuid4().hex}"
         create_table(name)
+        self.features_table = create_features_table()
         self._load = load
         self._environment = {
             "THREEFOLD_MODEL_BUCKET": bucket,
+            "THREEFOLD_FEATURES_TABLE": self.features_table,
             "THREEFOLD_PREDICTIONS_TABLE": name,
             "THREEFOLD_PREDICTIONS_QUEUE_URL": self.queue_url,
             "THREEFOLD_REQUESTS_QUEUE": names[1],

@@ -20,6 +20,7 @@ from threefold.outcomes import OutcomeTable, Place, milliseconds
 from threefold.package import Output
 from threefold.release import Challenger, Version
 from threefold.signature import Feature
+from threefold.sources import WindowSource
 from threefold.tables.options import Options
 
 if TYPE_CHECKING:
@@ -764,3 +765,21 @@ def test_what_is_unforeseen_is_500_with_the_traceback_in_the_log_only(
 def test_a_compressed_body_is_no_json(api: Api) -> None:
     packed = base64.b64encode(gzip.compress(b'{"name": "a.csv"}')).decode()
     assert api(UPLOADS, packed, model="diabetes", encoded=True)[1]["code"] == "malformed"
+
+
+def test_records_left_for_a_model_with_windows_bring_what_they_are_looked_up_by(
+    make_api: Callable[..., Api], shelf: Shelf, graphs: Graphs, make_package: PackageMaker
+) -> None:
+    window = WindowSource(entity="card", agg="sum", of="amount", over="7d")
+    features = (Feature(name="a", type="float32"), Feature(name="spend", type="float32", source=window))
+    value = Output(kind="regression", value="value")
+    shelf.release(make_package(graphs.linear([1, 1]), name="fraud", features=features, output=value))
+    api = make_api(shelf.bucket)
+    assert (
+        api("POST /models/{model}/pending", {"records": [{"card": "c", "amount": 5, "a": 1}]}, model="fraud")[0] == 202
+    )
+    status, body = api("POST /models/{model}/pending", {"records": [{"card": "c"}]}, model="fraud")
+    assert (status, "input 'a'" in body["error"]) == (422, True)
+    schema = api("GET /openapi.json")[1]["components"]["schemas"]["fraud.record"]
+    assert list(schema["properties"]) == ["a", "card", "amount"]
+    assert schema["required"] == ["a"]

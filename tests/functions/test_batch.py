@@ -511,10 +511,10 @@ def test_one_upload_that_must_be_tried_again_does_not_keep_the_others(
     events = [world.upload("a,b\n1,1\n", f"small/{name}.csv")["Records"][0] for name in "xyz"]
     plan = batch._plan
 
-    def flaky(upload: Any) -> None:
+    def flaky(upload: Any, deadline: float) -> None:
         if upload.key == "small/x.csv":
             raise NotServable("not now")
-        plan(upload)
+        plan(upload, deadline)
 
     monkeypatch.setattr(batch, "_plan", flaky)
     with pytest.raises(NotServable):

@@ -66,7 +66,7 @@ def test_metadata_win_over_the_file_beside_and_all_of_it_is_on_the_job(world: Wo
         (
             {"stor": "true"},
             "invalid_table",
-            "options: want some of ['delimiter', 'version', 'store', 'note'], got 'stor'",
+            "options: want some of ['delimiter', 'version', 'store', 'note', 'windows'], got 'stor'",
         ),
         ({"version": "9.9.9"}, "unknown_model", "want a version out of ['1.0.0'], got '9.9.9'"),
     ],

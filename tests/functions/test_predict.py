@@ -349,10 +349,12 @@ def test_metadata_and_health(door: Door) -> None:
 def test_models_are_listed_and_told_about(door: Door) -> None:
     status, body = door("GET /models")
     assert status == 200
-    assert [model["name"] for model in body["models"]] == ["breast-cancer", "diabetes", "digit-pairs", "digits"]
+    assert [model["name"] for model in body["models"]] == [
+        *("breast-cancer", "card-fraud", "diabetes", "digit-pairs", "digits")
+    ]
     status, about = door("GET /models/{model}", model="digits")
     assert status == 200
-    assert about["digest"] == body["models"][3]["digest"] == about["release"]["champion"]["digest"]
+    assert about["digest"] == body["models"][4]["digest"] == about["release"]["champion"]["digest"]
     assert (about["key"], about["output"]["classes"]) == ("image_id", list(range(10)))
     assert about["release"]["serving"] == {"abstain_below": 0.5, "options": 3}
     assert about["quality"]["gate"]["metric"] == "accuracy"

@@ -59,10 +59,20 @@ def test_both_tables_are_keyed_on_demand_recoverable_and_forgetful(iam: Assembly
         assert table["SSESpecification"] == {"SSEEnabled": True}
 
 
+def test_the_features_table_is_as_the_others_with_one_item_an_entity(iam: Assembly) -> None:
+    features = iam.only("AWS::DynamoDB::Table", "store", TableName="threefold-dev-features")
+    jobs = iam.only("AWS::DynamoDB::Table", "store", TableName="threefold-dev-jobs")
+    assert features["KeySchema"] == [{"AttributeName": "pk", "KeyType": "HASH"}]
+    own = {"KeySchema", "AttributeDefinitions", "TableName"}
+    assert {name: value for name, value in features.items() if name not in own} == {
+        name: value for name, value in jobs.items() if name not in own
+    }
+
+
 def test_every_address_is_an_output_of_its_stack(iam: Assembly) -> None:
     found = {name: set(template["Outputs"]) for name, template in iam.templates.items()}
     assert found == {
-        "store": {Output.MODEL_BUCKET, Output.PREDICTIONS_TABLE, Output.JOBS_TABLE},
+        "store": {Output.MODEL_BUCKET, Output.PREDICTIONS_TABLE, Output.JOBS_TABLE, Output.FEATURES_TABLE},
         "predict": {Output.API_URL},
         "batch": {
             *(Output.INBOX_BUCKET, Output.RESULTS_BUCKET, Output.STATE_MACHINE_ARN, Output.LOST_UPLOADS_QUEUE_URL)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # As they were before folders were inspected, and as every registry knows them.
 DIGESTS = {
     "breast-cancer": "939adb98ea4a990059c9ed5eba4a4cdcdc79160988390c1c20e47a6e9a3209e8",
+    "card-fraud": "d2de16b889bd0d321f8e6f9adf74ff76df5052e3b07ec286e8658afc32fc468d",
     "diabetes": "f55443a79047c9eb86efea0dcb964ecd6a60f51d830c008c1b0fca3456b77909",
     "digit-pairs": "6718ab67d8fa11e4e264ead114fcacb3fecc6713f6783cd428a8b69131a33867",
     "digits": "6940617ec13edcd81e778de3f3e9a2983b24c2738e38a0adc38b01969890d25c",

@@ -77,7 +77,9 @@ def test_status_tells_programs_where_everything_is(detached: tuple[Path, str]) -
     state, _ = detached
     found = json.loads(command(state, "status", "--json").stdout)
     assert set(found) == STATUS
-    assert {model["name"] for model in found["models"]} == {"breast-cancer", "diabetes", "digit-pairs", "digits"}
+    assert {model["name"] for model in found["models"]} == {
+        *("breast-cancer", "card-fraud", "diabetes", "digit-pairs", "digits")
+    }
     assert command(state, "status", "api_url").stdout.strip() == found["api_url"]
 
 

@@ -92,11 +92,11 @@ def test_a_pages_threefold_commands_exist_with_their_options(page: Path) -> None
         for line in re.findall(r"^(?:\$ )?(?:\.venv/bin/)?threefold (.*)$", text, re.MULTILINE):
             words = shlex.split(line.rstrip("\\").partition("|")[0], comments=True)
             assert words[0] in verbs, line
-            known = {
-                option
-                for parameter in verbs[words[0]].params
-                for option in (*parameter.opts, *parameter.secondary_opts)
-            }
+            verb = verbs[words[0]]
+            if hasattr(verb, "commands"):
+                assert words[1] in verb.commands, line
+                verb = verb.commands[words[1]]
+            known = {option for parameter in verb.params for option in (*parameter.opts, *parameter.secondary_opts)}
             used = {word.partition("=")[0] for word in words[1:] if word.startswith("-") and word != "-"}
             assert used <= known | {"--help"}, f"{page.name}: {line}"
 

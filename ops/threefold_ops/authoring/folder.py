@@ -220,6 +220,7 @@ def _pack(made: _Making, written: ModelFile, signature: Signature) -> None:
         bake=written.bake,
         notes=written.notes,
         weights=made.graph.weights,
+        time=written.time,
     )
     try:
         text = json.dumps(manifest.to_json(), indent=1, ensure_ascii=False, default=str)

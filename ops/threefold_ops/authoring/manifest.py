@@ -14,6 +14,7 @@ from threefold.names import PENDING_PREFIX
 from threefold.package import FILE_NAME, Gate, Kind, Output
 from threefold.release import MODEL_NAME
 from threefold.signature import Feature
+from threefold.sources import OVER, SOURCE_FIELDS, source_from_json
 from threefold_ops.authoring.mistakes import explain
 from threefold_ops.authoring.source import Source, Unreadable, read_source
 from threefold_ops.errors import OperatorError
@@ -30,10 +31,18 @@ NEWEST_SCHEMA: Final = 1
 NAME: Final = f"^{MODEL_NAME.pattern}$"
 VERSION: Final = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$"
 _FILE: Final = f"^{FILE_NAME.pattern}$"
+_OVER: Final = f"^{OVER.pattern}$"
 PATTERNS: Final = {
     NAME: "a-z, 0-9 and -, at most 63, no - first",
     VERSION: "letters, digits and . _ + -, at most 63, a letter or a digit first",
     _FILE: "the name of a file in the folder: letters, digits and . _ -, at most 100, a letter or a digit first",
+    _OVER: "<n>m, <n>h or <n>d, with n from 1 to 9999",
+}
+# By where a feature comes from, what must be said of it and what may be.
+_SOURCES: Final[Mapping[str | None, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    None: ((), ()),
+    "window": (("entity", "agg", "over"), ("entity", "agg", "over", "of")),
+    "table": (("entity", "field"), ("entity", "field")),
 }
 # Parts without which nothing can be said of the graph.
 _NEEDED: Final = frozenset({"features", "layout", "output", "key"})
@@ -42,6 +51,7 @@ _TOGETHER: Final[tuple[Location, ...]] = (("confidence",), ("metric",), ("accept
 _PLACEHOLDERS: Final = {"schema": NEWEST_SCHEMA, "name": "unnamed", "version": "0"}
 
 FileName = Annotated[str, Field(pattern=_FILE)]
+FieldName = Annotated[str, Field(min_length=1, max_length=200)]
 Scalar = bool | int | float | str
 
 
@@ -54,7 +64,7 @@ class _Part(BaseModel):
 class FeaturePart(_Part):
     """One named value of a record."""
 
-    name: Annotated[str, Field(min_length=1, max_length=200)]
+    name: FieldName
     type: Literal["float32", "float64", "int32", "int64", "bool", "string"]
     missing: Scalar | None = None
     min: float | None = None
@@ -63,6 +73,34 @@ class FeaturePart(_Part):
     allowed: Annotated[list[Scalar], Field(min_length=1)] | None = None
     unit: str | None = None
     description: str | None = None
+    from_: Annotated[Literal["window", "table"] | None, Field(alias="from")] = None
+    entity: FieldName | None = None
+    of: FieldName | None = None
+    agg: Literal["sum", "count", "mean", "max", "last"] | None = None
+    over: Annotated[str, Field(pattern=_OVER)] | None = None
+    field: FieldName | None = None
+
+    @model_validator(mode="after")
+    def _check_source(self) -> FeaturePart:
+        needed, allowed = _SOURCES[self.from_]
+        given = [name for name in SOURCE_FIELDS[1:] if getattr(self, name) is not None]
+        origin = f"from: {self.from_}" if self.from_ else "a feature that records bring"
+        if missing := [name for name in needed if name not in given]:
+            message = f"want {' and '.join(missing)} with {origin}, got none"
+            raise ValueError(message)
+        if odd := [name for name in given if name not in allowed]:
+            message = f"want no {' and no '.join(odd)} with {origin}, got {getattr(self, odd[0])!r}"
+            raise ValueError(message)
+        if self.agg is not None and self.agg != "count" and self.of is None:
+            message = f"want of, the field that {self.agg} is of, got none"
+            raise ValueError(message)
+        whole = self.agg == "count" and self.type.startswith("int")
+        if self.from_ == "window" and not whole and not self.type.startswith("float"):
+            message = (
+                f"want {'a number' if self.agg == 'count' else 'float32 or float64'} for {self.agg}, got {self.type}"
+            )
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _check(self) -> FeaturePart:
@@ -83,8 +121,10 @@ class FeaturePart(_Part):
 
     def feature(self) -> Feature:
         """The feature as the signature holds it."""
-        fields = self.model_dump()
-        return Feature(**{**fields, "allowed": None if self.allowed is None else tuple(self.allowed)})
+        fields = self.model_dump(by_alias=True)
+        source = source_from_json({name: value for name, value in fields.items() if value is not None})
+        own = {name: value for name, value in fields.items() if name not in SOURCE_FIELDS}
+        return Feature(**{**own, "allowed": None if self.allowed is None else tuple(self.allowed)}, source=source)
 
 
 class OutputPart(_Part):
@@ -170,6 +210,7 @@ class ModelFile(_Part):
     description: str = ""
     notes: str = ""
     key: str | None = None
+    time: FieldName | None = None
     features: list[FeaturePart] = []
     layout: Literal["packed", "columns"] | None = None
     output: OutputPart
@@ -199,6 +240,11 @@ class ModelFile(_Part):
     def _check(self) -> ModelFile:
         if self.layout and not self.features:
             message = "layout: want features with it, got none"
+            raise ValueError(message)
+        looked_up = {part.name for part in self.features if part.from_ is not None}
+        asked = {self.time, *(name for part in self.features for name in (part.entity, part.of))}
+        if circular := sorted(looked_up & asked):
+            message = f"features: want time, entity and of that a record brings, got {circular}, looked up themselves"
             raise ValueError(message)
         return self
 

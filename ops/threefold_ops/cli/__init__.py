@@ -29,7 +29,15 @@ def main() -> None:
 
 def load() -> typer.Typer:
     """The command with all its verbs, which load when it runs: importing this package does nothing."""
-    from threefold_ops.cli import authoring, dead_letters, evaluation, jobs, releases, verbs  # noqa: F401, PLC0415
+    from threefold_ops.cli import (  # noqa: PLC0415
+        authoring,  # noqa: F401
+        dead_letters,  # noqa: F401
+        evaluation,  # noqa: F401
+        features,  # noqa: F401
+        jobs,  # noqa: F401
+        releases,  # noqa: F401
+        verbs,  # noqa: F401
+    )
     from threefold_ops.cli.console import app  # noqa: PLC0415
 
     return app

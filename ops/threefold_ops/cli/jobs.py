@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.filesize import decimal
@@ -44,6 +44,9 @@ def submit(
         bool, typer.Option(help="Put outcomes into the predictions table, not into the result file alone.")
     ] = True,
     note: Annotated[str | None, typer.Option(help="Shown with the job.")] = None,
+    windows: Annotated[
+        Literal["table", "file"], typer.Option(help="Whether the rows are a part of the stream, or all there is of it.")
+    ] = "table",
     timeout_seconds: Seconds = None,
     aws: Aws = False,
     stage: Stage = "dev",
@@ -58,6 +61,7 @@ def submit(
     _check_folder(output)
     desk, where = _desk(aws=aws, stage=stage, region=region)
     named = {"delimiter": delimiter, "version": version, "note": note, "store": None if store else "false"}
+    named["windows"] = None if windows == "table" else windows
     options = {name: value for name, value in named.items() if value is not None}
     with uploading(Board(err, quiet=as_json), file.stat().st_size) as moved:
         job = desk.inbox.upload(model, file, options, moved=moved)

@@ -110,7 +110,7 @@ def demo(
     port: Port = 0,
     verbose: Annotated[bool, typer.Option("--verbose", help="Tell each step of the deployment.")] = False,
 ) -> None:
-    """Send real records through all three doors of a system of its own, and compare every answer."""
+    """Send records through all three doors of a system of its own, and compare every answer."""
     with tempfile.TemporaryDirectory(prefix="threefold-demo-") as state, _steps(verbose=verbose) as say:
         say("starting the embedded AWS")
         with emulator.running(Path(state), EMULATOR_PYTHON, port=port) as found:

@@ -47,6 +47,7 @@ def test_metadata_of_other_programs_are_left_alone() -> None:
         ({"delimiter": ""}, None, "option 'delimiter'"),
         ({"store": "maybe"}, None, "option 'store': want true or false, got 'maybe'"),
         ({"delimeter": ";"}, None, "options: want some of .*, got 'delimeter'"),
+        ({"windows": "both"}, None, "option 'windows': want table or file, got 'both'"),
         ({"note": "x" * 1001}, None, "option 'note': want at most 1000 characters, got 1001"),
         ({}, b'{"delimeter": ";"}', "got 'delimeter'"),
         ({}, b'{"mtime": 5}', "got 'mtime'"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import defaultdict
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from threefold.protocols import message as protocol
@@ -12,6 +14,7 @@ from threefold.protocols import message as protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from threefold.errors import ThreefoldError
     from threefold.outcomes import Place
     from threefold.protocols.message import Message
 
@@ -79,6 +82,33 @@ class Delivery:
     def suspect(self) -> bool:
         """Whether it may be what ends the function."""
         return self.receives > SUSPECT_RECEIVES
+
+    def rejection(self, error: ThreefoldError) -> dict[str, Any]:
+        """An error outcome: permanent, so that a retry could not change it."""
+        return self.envelope("rejected", code=error.code, message=str(error))
+
+    def envelope(self, status: str, **more: str) -> dict[str, Any]:
+        """An outcome that no model gave."""
+        message = self.message
+        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        outcome = {
+            "id": message.id if message else self.identity[0],
+            "model": message.model if message else None,
+            "key": message.key if message else None,
+            "status": status,
+            **more,
+            "at": at,
+        }
+        return {name: value for name, value in outcome.items() if value is not None}
+
+    def order(self) -> dict[str, str]:
+        """What a FIFO queue asks of its outcome: the group, and what it is known by for five minutes."""
+        outcome = self.outcome or {}
+        name = f"{outcome.get('model')}#{outcome.get('id')}#{outcome.get('status')}"
+        return {
+            "MessageGroupId": str(self.group),
+            "MessageDeduplicationId": hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest(),
+        }
 
 
 def rounds(deliveries: Sequence[Delivery]) -> Iterator[list[Delivery]]:

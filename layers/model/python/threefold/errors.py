@@ -90,6 +90,12 @@ class RegistryUnreachable(NotServable):
     code = "registry_unreachable"
 
 
+class FeaturesUnavailable(NotServable):
+    """What a model looks up for a record could not be read."""
+
+    code = "features_unavailable"
+
+
 class InvalidPackage(NotServable):
     """A model package that must not be served: digest, files, signature or self-check are wrong."""
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from threefold.items import Values
     from threefold.job_events import JobEvents
     from threefold.jobs import JobTable
+    from threefold.tables.file_windows import FileWindows
     from threefold.tables.pending import PendingRecords
     from threefold.telemetry import Telemetry
 
@@ -43,6 +44,7 @@ class JobEndings:
         pending: PendingRecords,
         telemetry: Telemetry,
         *,
+        windows: FileWindows,
         results_bucket: str,
         memory_megabytes: int,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
@@ -55,6 +57,7 @@ class JobEndings:
             events: who is told.
             pending: what a complete job's upload may have been collected from.
             telemetry: logs and metrics.
+            windows: counts what a complete job's rows were as events.
             results_bucket: where jobs have their files.
             memory_megabytes: of the workers; with their time it makes the cost.
             now_ms: milliseconds since 1970.
@@ -64,21 +67,31 @@ class JobEndings:
         self._events = events
         self._pending = pending
         self._telemetry = telemetry
+        self._windows = windows
         self._bucket = results_bucket
         self._memory_megabytes = memory_megabytes
         self._now_ms = now_ms
 
-    def finish(self, job: str, execution: str | None) -> str:
-        """Put the parts together and see that every row that was read has its outcome.
+    def finish(self, job: str, execution: str | None, *, deadline: float) -> str:
+        """Put the parts together and see that every row that was read has its outcome; count those of a complete job.
+
+        Args:
+            job: its id.
+            execution: the one that comes to its end.
+            deadline: on the monotonic clock.
 
         Returns:
             The job's state, or SUPERSEDED.
+
+        Raises:
+            StorageUnavailable: there was no time for all of it.
         """
         item = self._jobs.find(job)
         if item is None or superseded(item, execution):
             return SUPERSEDED
         if item["state"] not in {JobState.COMPLETE, JobState.CANCELLED}:
             self._conclude(item, Files(item["model"], job), execution)
+        self._count(job, deadline)
         ended = self.tell(job)
         if ended["state"] == JobState.COMPLETE:
             self._pending.clear(ended, self._now_ms())
@@ -144,6 +157,14 @@ class JobEndings:
         )
         log = self._telemetry.logger
         log.info("job finished", job=files.job, model=files.model, missing=len(missing), moved=moved)
+
+    def _count(self, job: str, deadline: float) -> None:
+        """Count the rows of a complete job, if they are a part of the stream and were not counted before."""
+        item = self._jobs.find(job)
+        if item is None or item["state"] != JobState.COMPLETE or not item.get("counts") or "counted_at" in item:
+            return
+        self._windows.count(Files(item["model"], job), deadline=deadline)
+        self._jobs.add(job, JobState.COMPLETE, counted_at=iso(self._now_ms()))
 
     def _account(self, item: Values, progress: Progress) -> Values:
         """What a job that ended says of its rows, its time and what it took."""

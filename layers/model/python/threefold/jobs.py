@@ -129,6 +129,16 @@ class Files:
         """The rows that could not be scored."""
         return f"{self.prefix}rejects.csv"
 
+    @property
+    def windows(self) -> str:
+        """The windows' values of each row, replayed when the job was planned: float64, row by row."""
+        return f"{self.prefix}windows.f64"
+
+    @property
+    def added(self) -> str:
+        """What the rows come to as events, by entity, to be counted when the job is complete."""
+        return f"{self.prefix}added.jsonl"
+
     def resumed(self, times: int) -> str:
         """The list of the chunks that were missing when the job was taken up again."""
         return f"{self.prefix}chunks-{times}.json"

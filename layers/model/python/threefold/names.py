@@ -30,10 +30,11 @@ class Metric:
     STREAM_LAG: Final = "StreamLagMs"
     GIVEN_UP: Final = "GivenUp"
     EXPIRED: Final = "Expired"
+    LATE_EVENTS: Final = "LateEvents"
 
 
 # Errors by the names that Step Functions sees them under: a throttled table or a registry that is away comes back.
-RETRYABLE: Final = ("MissingPackage", "NotServable", "RegistryUnreachable", "StorageUnavailable")
+RETRYABLE: Final = ("FeaturesUnavailable", "MissingPackage", "NotServable", "RegistryUnreachable", "StorageUnavailable")
 
 
 # What an upload must be called for the inbox to tell of it.
@@ -117,6 +118,7 @@ class Output:
     PREDICTIONS_TOPIC_ARN: Final = "PredictionsTopicArn"
     PREDICTIONS_TABLE: Final = "PredictionsTable"
     JOBS_TABLE: Final = "JobsTable"
+    FEATURES_TABLE: Final = "FeaturesTable"
     STATE_MACHINE_ARN: Final = "StateMachineArn"
     LOST_UPLOADS_QUEUE_URL: Final = "LostUploadsQueueUrl"
     ALARM_TOPIC_ARN: Final = "AlarmTopicArn"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from threefold.signature import DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from threefold.package import Manifest
     from threefold.settings import Auth
@@ -64,6 +64,7 @@ _PREDICTION: Final = _object(
         "options": _list(_object({"label": _LABEL, "score": _NUMBER})),
         "tensors": _list(_ref("Tensor")),
         "reasons": _list(_TEXT),
+        "features": {"type": "object", "description": "what was looked up, by feature; null for nothing known"},
         "code": _TEXT,
         "message": _TEXT,
         "key": _TEXT,
@@ -74,7 +75,7 @@ _PREDICTION: Final = _object(
     optional=(
         *("at", "pointer"),
         *("version", "digest", "role", "release", "label", "value", "score", "options", "tensors"),
-        *("reasons", "code", "message", "key", "runtime"),
+        *("reasons", "features", "code", "message", "key", "runtime"),
     ),
     description="what one record got",
 )
@@ -197,17 +198,32 @@ def complete(document: Mapping[str, Any], manifests: Iterable[Manifest], auth: A
 
 
 def record_schema(manifest: Manifest) -> Schema:
-    """A model's record as JSON Schema: its features, and its key, if it declares one."""
-    features = manifest.signature.features
+    """A model's record as JSON Schema: its features, what others are looked up by, and its key, if it declares one."""
+    features = manifest.signature.own
     properties = {feature.name: _feature_schema(feature) for feature in features}
     if manifest.key is not None and manifest.key not in properties:
         properties[manifest.key] = {"type": ["string", "number", "null"], "description": "the record's own id"}
+    for name, meaning in _asked(manifest):
+        properties.setdefault(name, {"type": ["string", "number", "null"], "description": meaning})
     return {
         "type": "object",
         "title": f"a record of {manifest.name} {manifest.version}",
         "properties": properties,
         "required": [feature.name for feature in features if feature.missing is None],
     }
+
+
+def _asked(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """The fields that features are looked up by."""
+    signature = manifest.signature
+    for feature in signature.features:
+        if feature.source is not None:
+            yield feature.source.entity, f"whose it is; '{feature.name}' is looked up by it"
+    for name, source in signature.windows:
+        if source.of:
+            yield source.of, f"'{name}' is made of it"
+    if manifest.time is not None and signature.online:
+        yield manifest.time, "when it happened: ISO 8601, or milliseconds since 1970"
 
 
 def _feature_schema(feature: Feature) -> Schema:

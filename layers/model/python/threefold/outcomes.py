@@ -70,7 +70,7 @@ class Place:
     @property
     def pk(self) -> str:
         """The partition key."""
-        return f"{self.model}#{_capped(self.key)}"
+        return f"{self.model}#{capped(self.key)}"
 
     @property
     def sk(self) -> str:
@@ -326,7 +326,8 @@ def _number(value: Any) -> dict[str, str]:  # noqa: ANN401 - a float of any widt
     return {"N": str(value)}
 
 
-def _capped(key: str) -> str:
+def capped(key: str) -> str:
+    """A key that leaves room in a partition key: a long one is cut, and told apart by its hash."""
     encoded = key.encode()
     if len(encoded) <= _KEY_BYTES:
         return key

@@ -23,7 +23,10 @@ from threefold.signature import Signature
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SCHEMA: Final = 1
+# Of a manifest with features that we look up: an older function must not take them from whoever calls. All others are
+# written as the schema before, which every function reads.
+SCHEMA: Final = 2
+PLAIN_SCHEMA: Final = 1
 MANIFEST: Final = "manifest.json"
 MODEL: Final = "model.onnx"
 # A package is a flat folder of data files: nothing to traverse, nothing to run.
@@ -133,6 +136,7 @@ class Manifest:
         bake: whether the model layer carries this package while it is champion.
         notes: what a caller should know of this version.
         weights: files beside the ONNX file that hold some of its tensors.
+        time: the field of a record that says when it happened, if it has one.
     """
 
     name: str
@@ -147,6 +151,12 @@ class Manifest:
     bake: bool = True
     notes: str = ""
     weights: tuple[str, ...] = ()
+    time: str | None = None
+
+    @property
+    def online(self) -> bool:
+        """Whether any of its features is looked up by us."""
+        return self.signature.online
 
     @property
     def files(self) -> list[str]:
@@ -157,7 +167,7 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """The manifest as the package keeps it."""
         return {
-            "schema": SCHEMA,
+            "schema": SCHEMA if self.online else PLAIN_SCHEMA,
             "name": self.name,
             "version": self.version,
             "description": self.description,
@@ -168,7 +178,7 @@ class Manifest:
             "reference": self.reference,
             "training": dict(self.training),
             "bake": self.bake,
-            **_given(notes=self.notes or None, weights=list(self.weights) or None),
+            **_given(notes=self.notes or None, weights=list(self.weights) or None, time=self.time),
         }
 
     @classmethod
@@ -193,10 +203,14 @@ class Manifest:
                 bake=document["bake"],
                 notes=document.get("notes", ""),
                 weights=tuple(document.get("weights", ())),
+                time=document.get("time"),
             )
         except (KeyError, TypeError) as error:
             message = f"manifest: want the fields of schema {SCHEMA}, got {error!r}"
             raise InvalidManifest(message) from error
+        if not isinstance(manifest.time, str | None):
+            message = f"manifest: want the name of a field as time, got {shown(manifest.time)}"
+            raise InvalidManifest(message)
         if odd := [name for name in manifest.files if not (isinstance(name, str) and FILE_NAME.fullmatch(name))]:
             message = f"manifest: want plain names of files in the package, got {shown(odd[0])}"
             raise InvalidManifest(message)

@@ -155,6 +155,7 @@ class Outcomes:
         problems: by position, why a record was rejected.
         reasons: by position, what a reader should know of a predicted record.
         code: the error code of the rejections.
+        looked_up: by position, the features that no caller sends, of a model that has such.
     """
 
     model: str
@@ -165,6 +166,7 @@ class Outcomes:
     problems: dict[int, list[str]] = field(default_factory=dict)
     reasons: dict[int, list[str]] = field(default_factory=dict)
     code: str = "outside_signature"
+    looked_up: dict[int, dict[str, object]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """How many records."""
@@ -172,6 +174,22 @@ class Outcomes:
 
     def predictions(self) -> list[dict[str, Any]]:
         """The outcomes one by one, in order, ready for JSON."""
+        found = self._answers()
+        for position, reasons in self.reasons.items():
+            if found[position] is not None:
+                found[position]["reasons"] = reasons
+        for position, problems in self.problems.items():
+            found[position] = self._rejection(position, problems)
+        for position, values in self.looked_up.items():
+            found[position]["features"] = values
+        if self.keys is not None:
+            for prediction, key in zip(found, self.keys, strict=True):
+                if key is not None:
+                    prediction["key"] = key
+        return found
+
+    def _answers(self) -> list[Any]:
+        """What the packages said, in the order of the records; None where none said anything."""
         ids = self.ids
         found: list[Any] = [None] * len(ids)
         for part in self.parts:
@@ -182,15 +200,6 @@ class Outcomes:
             answered = part.predictions([ids[i] for i in positions], self.at)
             for position, prediction in zip(positions, answered, strict=True):
                 found[position] = prediction
-        for position, reasons in self.reasons.items():
-            if found[position] is not None:
-                found[position]["reasons"] = reasons
-        for position, problems in self.problems.items():
-            found[position] = self._rejection(position, problems)
-        if self.keys is not None:
-            for prediction, key in zip(found, self.keys, strict=True):
-                if key is not None:
-                    prediction["key"] = key
         return found
 
     def _rejection(self, position: int, problems: list[str]) -> dict[str, Any]:

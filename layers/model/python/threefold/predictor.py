@@ -12,6 +12,7 @@ import numpy as np
 from threefold import gate
 from threefold.answers import ask, calls, decide
 from threefold.errors import NotServable, ThreefoldError
+from threefold.lookup import FeatureLookup, Found, open_lookup
 from threefold.model import RUNTIME, Model
 from threefold.names import Metric
 from threefold.prediction import Outcomes, Part, Provenance
@@ -20,7 +21,7 @@ from threefold.release import Route, route
 from threefold.sessions import Sessions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy.typing as npt
     from aws_lambda_powertools import Logger
@@ -50,6 +51,7 @@ class Predictor:
         threads: int = 1,
         load_budget_seconds: float = 2.0,
         gate_seconds: float | None = 1.0,
+        lookup: FeatureLookup | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         observe: Callable[[str, float, str], None] = lambda _metric, _value, _model: None,
     ) -> None:
@@ -62,6 +64,8 @@ class Predictor:
             load_budget_seconds: how long a request waits for a newly released package before the last good one
                 answers it.
             gate_seconds: how long the gate of a package may go on beyond its examples; None runs all of it.
+            lookup: what looks up the features that no caller sends; without one, records bring them, as those of the
+                gate's files do.
             now: the time of day.
             observe: told of (metric, value, model) where something happens to a model.
         """
@@ -70,6 +74,7 @@ class Predictor:
         self._threads = threads
         self._load_budget_seconds = load_budget_seconds
         self._gate_seconds = gate_seconds
+        self._lookup = lookup
         self._now = now
         self._observe = observe
         self._good: dict[str, Route] = {}
@@ -92,12 +97,22 @@ class Predictor:
         reasons: dict[int, list[str]] = {}
         parts = []
         serving = confirmed.release.serving
-        for chosen, rows in _routes(confirmed, request, ids):
+        found: Found | None = None
+        looked_up: dict[int, dict[str, object]] = {}
+        for chosen, routed in _routes(confirmed, request, ids):
             served, model = self.load(confirmed, chosen, exact=request.version is not None)
+            payloads, rows, late = request.rows, routed, frozenset[int]()
+            if self._lookup is not None and model.manifest.online:
+                if found is None or served.digest != chosen.digest:
+                    found = self._look_up(self._lookup, request, _routes(confirmed, request, ids), (chosen, model))
+                taken = found.take(routed)
+                payloads, rows, late = found.records, taken.rows, frozenset(taken.problems)
+                problems |= taken.problems
+                looked_up |= taken.values
             source = Provenance(
                 request.model, served.version, served.digest, served.role, confirmed.id, RUNTIME, confirmed.stale
             )
-            for positions, payload in calls(request.rows, rows, model):
+            for positions, payload in calls(payloads, rows, model):
                 encoded, answer = ask(model, payload)
                 wrong = _at(encoded.problems, positions)
                 problems |= wrong
@@ -114,7 +129,7 @@ class Predictor:
                     options=serving.get("options", 3),
                     rows=_positions(positions, encoded.rows),
                     counts=encoded.counts,
-                    rejected=frozenset(wrong),
+                    rejected=late.union(wrong),
                 )
                 parts.append(part)
             # Let go before the next one is loaded: there may be memory for one only.
@@ -122,7 +137,29 @@ class Predictor:
         if confirmed.stale:
             self._observe(Metric.RELEASE_STALE, 1, request.model)
         at = self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return Outcomes(request.model, ids, request.keys, at, parts, problems, reasons)
+        return Outcomes(request.model, ids, request.keys, at, parts, problems, reasons, looked_up=looked_up)
+
+    def _look_up(
+        self,
+        lookup: FeatureLookup,
+        request: Request,
+        routes: Iterable[tuple[Route, npt.NDArray[np.intp] | None]],
+        loaded: tuple[Route, Model],
+    ) -> Found:
+        """Look up for all records at once: those that another package answers may be of the same entities.
+
+        Args:
+            lookup: what looks up.
+            request: whose records.
+            routes: the packages that should answer, with the positions of their records.
+            loaded: one of them, and what answers for it.
+        """
+        chosen, model = loaded
+        packages = [
+            (model.package if route == chosen else self.sessions.fetch(request.model, route.digest), rows)
+            for route, rows in routes
+        ]
+        return lookup.look_up(request, packages)
 
     def confirmed(self, request: Request) -> Confirmed:
         """The release that a request follows."""
@@ -296,6 +333,7 @@ def open_predictor(settings: Settings, observe: Callable[[str, float, str], None
         threads=settings.threads,
         load_budget_seconds=settings.load_budget_seconds,
         gate_seconds=settings.gate_seconds,
+        lookup=open_lookup(settings),
         observe=observe,
     )
 

@@ -121,6 +121,11 @@ class Request:
         release_id: the release document's object version to follow; None follows the one in force.
         ids: the prediction ids, one a record; minted if None.
         keys: the records' own keys, one a record, if they have any.
+        at_ms: when each record happened, unless it says so itself, milliseconds since 1970; None means now.
+        now_ms: the time that no record may be far ahead of; None means now.
+        counted: the records are counted afterwards, so that the windows of later ones hold the earlier ones.
+        windows: the windows' values, where they were replayed already: by the package's digest and the feature, one a
+            record, NaN for none.
     """
 
     model: str
@@ -129,6 +134,10 @@ class Request:
     release_id: str | None = None
     ids: Sequence[str] | None = None
     keys: Sequence[str | None] | None = field(default=None)
+    at_ms: Sequence[int] | None = None
+    now_ms: int | None = None
+    counted: bool = False
+    windows: Mapping[str, Mapping[str, npt.NDArray[np.float64]]] | None = None
 
 
 def record_keys(records: Sequence[Any], field: str | None) -> list[str | None] | None:

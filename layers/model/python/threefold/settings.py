@@ -42,6 +42,7 @@ class Settings:
         predictions_table: the DynamoDB table of outcomes.
         jobs_table: the DynamoDB table of jobs and of their chunks.
         requests_queue: the name of the queue that the stream door reads.
+        features_table: the DynamoDB table of what is known of entities.
         predictions_queue_url: where the stream door sends its outcomes.
         predictions_topic_arn: the topic that it sends them to instead, if it has one.
         dead_letter_queue_url: where it copies what it gives up.
@@ -76,6 +77,7 @@ class Settings:
     predictions_table: str = ""
     jobs_table: str = ""
     requests_queue: str = ""
+    features_table: str = ""
     predictions_queue_url: str = ""
     predictions_topic_arn: str = ""
     dead_letter_queue_url: str = ""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from threefold.errors import InvalidManifest
+from threefold.sources import SOURCE_FIELDS, FeatureSource, TableSource, WindowSource, source_from_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,6 +93,7 @@ class Feature:
         max: the greatest value, inclusive.
         outside: what a value outside [min, max] means: `error` rejects the record, `flag` names it in the reasons.
         allowed: the only values there are, if not None.
+        source: where we look the value up; None for one that a record brings.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Feature:
     allowed: tuple[Scalar, ...] | None = None
     unit: str | None = None
     description: str | None = None
+    source: FeatureSource | None = None
 
     @property
     def datatype(self) -> str:
@@ -119,7 +122,7 @@ class Feature:
             document["outside"] = self.outside
         if self.allowed is not None:
             document["allowed"] = list(self.allowed)
-        return document
+        return document if self.source is None else document | self.source.to_json()
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Feature:
@@ -129,7 +132,8 @@ class Feature:
             fields["missing"] = float("nan")
         if "allowed" in fields:
             fields["allowed"] = tuple(fields["allowed"])
-        return cls(**fields)
+        source = source_from_json(fields)
+        return cls(**{name: value for name, value in fields.items() if name not in SOURCE_FIELDS}, source=source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,26 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
     features: tuple[Feature, ...] = ()
     layout: Layout | None = None
+
+    @property
+    def own(self) -> tuple[Feature, ...]:
+        """The features that a record brings itself."""
+        return tuple(feature for feature in self.features if feature.source is None)
+
+    @property
+    def windows(self) -> tuple[tuple[str, WindowSource], ...]:
+        """The names and sources of the features that are windows over earlier events."""
+        return tuple((each.name, each.source) for each in self.features if isinstance(each.source, WindowSource))
+
+    @property
+    def tables(self) -> tuple[tuple[Feature, TableSource], ...]:
+        """The features that were loaded by entity, and their sources."""
+        return tuple((each, each.source) for each in self.features if isinstance(each.source, TableSource))
+
+    @property
+    def online(self) -> bool:
+        """Whether any feature is looked up by us."""
+        return any(feature.source is not None for feature in self.features)
 
     @property
     def batched(self) -> bool:
@@ -183,6 +207,10 @@ class Signature:
         datatypes = {spec.name: spec.datatype for spec in self.inputs}
         for feature in self.features:
             datatype = datatypes[feature.name] if self.layout == "columns" else self.inputs[0].datatype
+            if isinstance(feature.source, WindowSource) and not _takes(feature, feature.source):
+                wanted = "a number" if feature.source.agg == "count" else "float32 or float64"
+                message = f"feature '{feature.name}': want {wanted} for {feature.source.agg}, got {feature.type}"
+                raise InvalidManifest(message)
             if feature.missing is not None and not _stands_in(feature, datatype):
                 message = f"feature '{feature.name}': want a missing value that is {datatype}, got {feature.missing!r}"
                 raise InvalidManifest(message)
@@ -240,6 +268,11 @@ class Signature:
             features=tuple(Feature.from_json(feature) for feature in document["features"]),
             layout=document["layout"],
         )
+
+
+def _takes(feature: Feature, source: WindowSource) -> bool:
+    """Whether a feature's type holds what its window says."""
+    return feature.type.startswith("float") or (source.agg == "count" and feature.type.startswith("int"))
 
 
 def _stands_in(feature: Feature, datatype: str) -> bool:

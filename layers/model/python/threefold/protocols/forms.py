@@ -26,6 +26,9 @@ class UploadOptions(_Part):
         default=None, description="a version or digest that the release names; the job is scored by it alone"
     )
     store: bool | None = Field(default=None, description="whether outcomes go to the predictions table")
+    windows: Literal["table", "file"] | None = Field(
+        default=None, description="whether the rows are a part of the stream, or all there is of it"
+    )
     # S3 takes 2 KB of metadata: this much text, in whatever letters.
     note: Annotated[str, Field(max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")] | None = Field(
         default=None, description="shown with the job"

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlencode
 
-from botocore.exceptions import HTTPClientError, IncompleteReadError
+from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
 
 from threefold import strict_json
 from threefold.errors import StorageUnavailable
@@ -229,6 +229,22 @@ def write_json(
     """Put a JSON document."""
     about: Any = {"ContentType": "application/json", **_tagging(tags)}
     client.put_object(Bucket=bucket, Key=key, Body=strict_json.dumps(document), **about)
+
+
+def create(client: S3Client, bucket: str, key: str, body: bytes, *, tags: Mapping[str, str] | None = None) -> None:
+    """Put an object, unless there is one already: then that one stays."""
+    try:
+        client.put_object(Bucket=bucket, Key=key, Body=body, IfNoneMatch="*", **_tagging(tags))  # type: ignore[arg-type]
+    except ClientError as error:
+        # https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html: 409 is another one right now.
+        if error.response["Error"]["Code"] not in {"PreconditionFailed", "ConditionalRequestConflict"}:
+            raise
+
+
+def exists(client: S3Client, bucket: str, key: str) -> bool:
+    """Whether there is an object."""
+    found = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
+    return any(entry["Key"] == key for entry in found)
 
 
 def _tagging(tags: Mapping[str, str] | None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What an uploader may say of a file: its delimiter, the version that scores it, where outcomes go, and a note."""
+"""What an uploader may say of a file: its delimiter, the version that scores it, where outcomes go, and more."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html: metadata is at most 2 KB.
 MAXIMUM_BYTES: Final = 64 * 1024
 MAXIMUM_NOTE: Final = 1_000
+_WINDOWS: Final = ("table", "file")
 _BOOLEANS: Final = {"true": True, "false": False}
 
 
@@ -31,6 +32,7 @@ class Options:
         store: whether outcomes go to the predictions table, and not to the result file alone.
         note: shown with the job.
         pending: the collection of pending records that the file is.
+        windows: `table`, where the rows are a part of the stream, or `file`, where they are all there is of it.
     """
 
     delimiter: str | None = None
@@ -38,6 +40,7 @@ class Options:
     store: bool = True
     note: str | None = None
     pending: str | None = None
+    windows: str = "table"
 
     @classmethod
     def read(cls, metadata: Mapping[str, str], beside: bytes | None) -> Options:
@@ -121,6 +124,9 @@ def _check(name: str, value: object) -> Any:  # noqa: ANN401 - what the option t
             message = f"option 'delimiter': want one of , ; | or tab, got {shown(value)}"
             raise InvalidTable(message)
         return delimiter
+    if name == "windows" and value not in _WINDOWS:
+        message = f"option 'windows': want table or file, got {shown(value)}"
+        raise InvalidTable(message)
     if name == "note" and len(value) > MAXIMUM_NOTE:
         message = f"option 'note': want at most {MAXIMUM_NOTE} characters, got {len(value)}"
         raise InvalidTable(message)

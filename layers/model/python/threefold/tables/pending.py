@@ -13,6 +13,7 @@ from threefold.errors import InvalidTable, StorageUnavailable
 from threefold.jobs import RESUMABLE, JobState, Upload, iso
 from threefold.names import PENDING_PREFIX
 from threefold.tables import objects
+from threefold.tables.fields import read_fields
 from threefold.tables.gathering import Columns, RowWriter, read_pending
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class PendingRecords:
         if former is not None and not self._over(inbox, model, former, now_ms):
             return None
         left = self._left(inbox, model)
-        features, key = manifest.signature.features, manifest.key
+        features, key = read_fields(manifest), manifest.key
         columns = Columns(features, key)
         reading = self._clock() + _READING * (deadline - self._clock())
         own = columns.names

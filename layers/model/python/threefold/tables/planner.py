@@ -22,6 +22,7 @@ SCHEMA: Final = 1
 # more, and an object can be put together from 10,000 parts
 # (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html).
 DOUBLED_AFTER: Final = 900
+_LATER: Final = frozenset({"windows", "counts"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,9 @@ class Plan:
         header: the file's header row.
         version: the digest that alone scores the job, if the uploader named a version.
         store: whether outcomes go to the predictions table, and not to the result file alone.
+        windows: the columns of the windows' values that were replayed, each a package's digest and a feature; None for
+            a model without windows.
+        counts: whether the rows are counted for windows when the job is complete.
     """
 
     job: str
@@ -47,10 +51,14 @@ class Plan:
     header: Header
     version: str | None = None
     store: bool = True
+    windows: tuple[tuple[str, str], ...] | None = None
+    counts: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The plan as the results bucket keeps it."""
-        return {"schema": SCHEMA, **asdict(self)}
+        document = {"schema": SCHEMA, **asdict(self)}
+        # Unknown to the workers of an earlier release, which serve no model with windows.
+        return document if self.windows is not None else {k: v for k, v in document.items() if k not in _LATER}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Plan:
@@ -61,6 +69,8 @@ class Plan:
         """
         check_schema("plan", document.get("schema"), SCHEMA)
         fields = {name: value for name, value in document.items() if name != "schema"}
+        windows = fields.get("windows")
+        fields["windows"] = None if windows is None else tuple((digest, name) for digest, name in windows)
         return cls(**{**fields, "header": Header(**fields["header"])})
 
 
@@ -91,7 +101,7 @@ def cut(blocks: Iterator[Block], *, chunk_bytes: int, chunk_rows: int) -> Iterat
     """
     number, size, rows = 0, 0, 0
     for block in blocks:
-        _check_text(block)
+        check_text(block)
         first, start, line = 0, 0, block.line
         while start < len(block.data):
             # The first record that fills the chunk, by size or by count.
@@ -109,7 +119,12 @@ def cut(blocks: Iterator[Block], *, chunk_bytes: int, chunk_rows: int) -> Iterat
                 number, size, rows = number + 1, 0, 0
 
 
-def _check_text(block: Block) -> None:
+def check_text(block: Block) -> None:
+    """See that records are text.
+
+    Raises:
+        InvalidTable: bytes that are not UTF-8.
+    """
     if block.data.isascii():
         return
     try:

@@ -11,6 +11,7 @@ from threefold.model import RUNTIME
 from threefold.prediction import Status
 from threefold.release import Route
 from threefold.request import Request
+from threefold.tables.fields import read_fields
 from threefold.tables.reader import ROWS_PER_BATCH, RowReader
 from threefold.tables.records import read_blocks
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from threefold.predictor import Predictor
     from threefold.registry import Confirmed
     from threefold.release import Release
+    from threefold.tables.file_windows import RowWindows
     from threefold.tables.planner import Plan
     from threefold.tables.reader import Batch
 
@@ -79,13 +81,16 @@ class Scored:
 class ChunkScorer:
     """Scores chunks of one job, whatever is promoted meanwhile."""
 
-    def __init__(self, predictor: Predictor, plan: Plan, now: Callable[[], str]) -> None:
+    def __init__(
+        self, predictor: Predictor, plan: Plan, now: Callable[[], str], windows: RowWindows | None = None
+    ) -> None:
         """Load what the job is pinned to.
 
         Args:
             predictor: the way to score.
             plan: the job's.
             now: the time of day, ISO 8601.
+            windows: those of the rows, if the model has any.
 
         Raises:
             NotServable: another package would answer in the place of one that the release names.
@@ -93,17 +98,19 @@ class ChunkScorer:
         self._predictor = predictor
         self._plan = plan
         self._now = now
+        self._windows = windows
         confirmed = predictor.registry.pinned(plan.model, plan.release)
         self._routes = _routes(confirmed.release, plan.version)
         champion, *others = _load(predictor, confirmed, self._routes, exact=plan.version is not None)
-        known = champion.manifest.signature.features
+        known = read_fields(champion.manifest)
         features = {feature.name: feature for feature in known}
         for model in others:
-            for feature in model.manifest.signature.features:
+            for feature in read_fields(model.manifest):
                 features.setdefault(feature.name, feature)
         assert champion.encoder is not None, "a model without features is refused when the job is planned"
         # What a canary reads beside the champion's features need not be numbers.
-        numeric = champion.encoder.matrix_ready and len(features) == len(known)
+        self._online = any(model.manifest.online for model in (champion, *others))
+        numeric = champion.encoder.matrix_ready and len(features) == len(known) and not self._online
         self._reader = RowReader(plan.header, tuple(features.values()), key=champion.manifest.key, numeric=numeric)
 
     def score(
@@ -133,6 +140,9 @@ class ChunkScorer:
                 release_id=plan.release,
                 ids=ids.select(batch.good) if batch.bad else ids,
                 keys=batch.keys,
+                at_ms=[plan.at_ms] * len(batch.rows) if self._online else None,
+                now_ms=plan.at_ms,
+                windows=self._windows.of([batch.numbers[i] for i in batch.good]) if self._windows else None,
             )
             outcomes = self._predictor.predict(request)
         rejection = {

@@ -16,7 +16,7 @@ from threefold.tables.compressed import MAGIC, gunzip
 from threefold.tables.header import read_header
 from threefold.tables.objects import ObjectWriter, read
 from threefold.tables.options import MAXIMUM_BYTES, Options
-from threefold.tables.planner import cut
+from threefold.tables.planner import check_text, cut
 from threefold.tables.records import fill, read_blocks
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from threefold.signature import Feature
     from threefold.tables.header import Header
+    from threefold.tables.history import History
+    from threefold.tables.records import Block
 
 # The last two are what HeadObject can say, which has no body to say it in.
 _GONE: Final = frozenset({"NoSuchKey", "NoSuchVersion", "MethodNotAllowed", "404", "405"})
@@ -64,6 +66,7 @@ def cut_upload(  # noqa: PLR0913 - what is read, and where what is written goes
     bucket: str,
     name: Callable[[int], str],
     tags: Mapping[str, str],
+    history: History | None = None,
 ) -> tuple[Header, list[Chunk]]:
     """Read an upload once and say where its chunks are. A gzip file has no ranges: its chunks are written out plain.
 
@@ -75,6 +78,7 @@ def cut_upload(  # noqa: PLR0913 - what is read, and where what is written goes
         bucket: where the plain chunks of a gzip file go.
         name: the key of one of them, by its number.
         tags: theirs.
+        history: takes in all rows, where the model has windows.
 
     Raises:
         InvalidTable: no job can be made of it, and why.
@@ -87,6 +91,9 @@ def cut_upload(  # noqa: PLR0913 - what is read, and where what is written goes
     top.header.check(features)
     rest = itertools.chain([head[top.size_bytes :]], stream)
     blocks = read_blocks(rest, top.header.delimiter, offset=top.size_bytes, line=top.line)
+    if history is not None:
+        history.begin(top.header)
+        blocks = _seen(blocks, history)
     chunks = []
     cuts = cut(blocks, chunk_bytes=cutting.chunk_bytes, chunk_rows=cutting.chunk_rows)
     for number, pieces in itertools.groupby(cuts, lambda piece: piece.chunk):
@@ -110,6 +117,13 @@ def cut_upload(  # noqa: PLR0913 - what is read, and where what is written goes
         if rows:
             chunks.append(chunk)
     return top.header, chunks
+
+
+def _seen(blocks: Iterator[Block], history: History) -> Iterator[Block]:
+    for block in blocks:
+        check_text(block)
+        history.see(block)
+        yield block
 
 
 def read_options(client: S3Client, source: Source) -> Options:

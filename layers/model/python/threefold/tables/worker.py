@@ -12,6 +12,7 @@ from threefold.jobs import Files, iso
 from threefold.names import WORK_TAG
 from threefold.outcomes import MAXIMUM_ITEM_BYTES, UNIT_BYTES, Place, item_bytes, lighten
 from threefold.prediction import Status
+from threefold.tables.file_windows import RowWindows
 from threefold.tables.objects import ObjectWriter, read, write_json
 from threefold.tables.progress import PARTS, REJECTS
 from threefold.tables.reader import ROWS_PER_BATCH
@@ -134,7 +135,8 @@ class ChunkWorker:
             return None
 
     def _work(self, plan: Plan, chunk: Chunk, deadline: float, goes_on: Callable[[], bool]) -> Work:
-        scorer = ChunkScorer(self._predictor, plan, lambda: iso(self._now_ms()))
+        windows = RowWindows(self._s3, self._bucket, plan, chunk) if plan.windows else None
+        scorer = ChunkScorer(self._predictor, plan, lambda: iso(self._now_ms()), windows)
         rows, files = ResultRows(plan.header, plan.kind), Files(plan.model, plan.job)
         stream = read(self._s3, chunk.bucket, chunk.key, version=chunk.version, start=chunk.start, end=chunk.end)
         watch = _Watch(self._clock, deadline, self._writes_per_second if plan.store else None)
