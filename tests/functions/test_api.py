@@ -559,7 +559,7 @@ def test_the_document_is_valid_openapi_3_1_and_names_every_route(api: Api) -> No
     named = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
     assert named >= {*PREDICT_ROUTES, *API_ROUTES}
     own = {path for _, path in named - {*PREDICT_ROUTES, *API_ROUTES}}
-    models = ("breast-cancer", "diabetes", "digits")
+    models = ("breast-cancer", "card-fraud", "diabetes", "digits")
     assert own == {f"/models/{model}/{act}" for model in models for act in ("predictions", "pending")}
     assert document["security"] == [{"iam": []}]
     assert all(document["paths"][path]["get"]["security"] == [] for path in OPEN_ROUTES)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -305,6 +308,28 @@ def test_https_reads_and_never_counts(
     # Now is the time of a call that names none: three days later nothing is left.
     _, body = predicted(module, http, {"card": "a", "amount": 7.0})
     assert body["predictions"][0]["features"]["spend_2d"] == 0
+
+
+def test_a_model_that_looks_nothing_up_is_answered_without_loading_what_does(
+    example_bucket: str, aws: str, http: Callable[..., dict[str, Any]], held_out: Callable[[str], Any]
+) -> None:
+    event = http("POST /models/{model}/predictions", {"records": held_out("diabetes").records[:2]}, model="diabetes")
+    script = (
+        "import json, sys, functions.predict as door\n"
+        "status = door.handler(json.loads(sys.stdin.read()), None)['statusCode']\n"
+        "loaded = sorted({'boto3', 'threefold.feature_table', 'threefold.outcomes'} & {*sys.modules})\n"
+        "print(json.dumps([status, loaded]))"
+    )
+    environment = {**os.environ, "THREEFOLD_MODEL_BUCKET": example_bucket, "THREEFOLD_AUTH": "none"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        input=json.dumps(event),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == [200, []], done.stderr
 
 
 def test_https_says_that_features_cannot_be_had(

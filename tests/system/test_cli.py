@@ -27,7 +27,7 @@ THREEFOLD = Path(sys.executable).parent / "threefold"
 STATUS = {
     *("api_url", "endpoint_url", "region", "model_bucket", "inbox_bucket", "results_bucket", "requests_queue_url"),
     *("predictions_queue_url", "dead_letter_queue_url", "lost_uploads_queue_url", "state_machine_arn"),
-    *("predictions_table", "jobs_table", "models"),
+    *("predictions_table", "jobs_table", "features_table", "models"),
 }
 
 

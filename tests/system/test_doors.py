@@ -29,7 +29,7 @@ def test_the_same_records_get_the_same_answers_at_all_three_doors(local: Local, 
     said: list[str] = []
     records = demo.run(local.system, local.target, model_folders(models), said.append)
     assert records >= 400
-    assert {line.split()[0] for line in said if line[0] != " "} == {"HTTPS", "CSV", "SQS"}
+    assert {line.split()[0] for line in said if line[0] != " "} == {"before", "HTTPS", "CSV", "SQS"}
 
 
 def test_a_broken_csv_decoder_is_noticed(tmp_path: Path, models: Path) -> None:

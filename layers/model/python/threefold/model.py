@@ -70,6 +70,8 @@ class Model:
         self.package = package
         self.manifest: Manifest = package.manifest
         self.digest = package.digest
+        # Asked for every request, and answered by a look at every feature.
+        self.online = package.manifest.online
         self._session = open_session(package.model_path, threads)
         signature = self.manifest.signature
         found = read_signature(self._session)

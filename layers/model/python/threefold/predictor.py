@@ -102,7 +102,7 @@ class Predictor:
         for chosen, routed in _routes(confirmed, request, ids):
             served, model = self.load(confirmed, chosen, exact=request.version is not None)
             payloads, rows, late = request.rows, routed, frozenset[int]()
-            if self._lookup is not None and model.manifest.online:
+            if self._lookup is not None and model.online:
                 if found is None or served.digest != chosen.digest:
                     found = self._look_up(self._lookup, request, _routes(confirmed, request, ids), (chosen, model))
                 taken = found.take(routed)
