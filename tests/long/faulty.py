@@ -124,8 +124,13 @@ def proxy(endpoint_url: str, faults: Faults) -> Iterator[str]:  # noqa: C901 - a
 
         do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = _pass  # noqa: N815 - the base class's names
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: Any) -> None:
+            """Say nothing of callers that were killed."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
