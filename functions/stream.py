@@ -174,7 +174,8 @@ def _expire(deliveries: Sequence[Delivery]) -> None:
         message = delivery.message
         if delivery.outcome is None and message is not None and now_ms > (message.expires_ms or now_ms):
             delivery.outcome = delivery.envelope("expired")
-            _telemetry().add(Metric.EXPIRED, 1, message.model)
+            # Not by model: a producer may name any, and each name would be a metric.
+            _telemetry().add(Metric.EXPIRED, 1)
 
 
 def _tried_enough(deliveries: Sequence[Delivery]) -> bool:
@@ -311,11 +312,11 @@ def _send(deliveries: Sequence[Delivery], failed: Failed, deadline: float) -> No
 
 def _give_up(delivery: Delivery, failed: Failed, deadline: float) -> None:
     """Copy a message to the dead-letter queue. In a message group an error goes on in its place, so that others can."""
-    reason, message = failed[delivery.message_id], delivery.message
+    reason = failed[delivery.message_id]
     if not _dead_letters().give_up(delivery, reason, deadline=deadline):
         return
     _telemetry().logger.error("message given up", message_id=delivery.message_id, reason=reason)
-    _telemetry().add(Metric.GIVEN_UP, 1, message.model if message else "")
+    _telemetry().add(Metric.GIVEN_UP, 1)
     del failed[delivery.message_id]
     if delivery.group is not None:
         # Not stored: when it is sent again from there, it is to be scored.
