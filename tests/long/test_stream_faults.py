@@ -31,7 +31,7 @@ KILLS: Final = 12
 AHEAD: Final = 4_000 + int(TWICE * COUNT)
 FUNCTION: Final = "threefold-dev-stream"
 # Bounded, whatever the machine.
-SECONDS: Final = 900.0
+SECONDS: Final = 1_800.0
 # As long as a message of a killed worker is hidden: six minutes by default, more than a test has.
 VISIBILITY_SECONDS: Final = 15
 ROUNDING: Final = 1e-5
