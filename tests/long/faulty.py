@@ -78,6 +78,12 @@ def proxy(endpoint_url: str, faults: Faults) -> Iterator[str]:  # noqa: C901 - a
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def finish(self) -> None:
+            """Close what the caller's connection was passed on through."""
+            super().finish()
+            if (connection := getattr(held, "connection", None)) is not None:
+                connection.close()
+
         def log_message(self, *_: Any) -> None:
             """Say nothing."""
 
@@ -112,6 +118,7 @@ def proxy(endpoint_url: str, faults: Faults) -> Iterator[str]:  # noqa: C901 - a
                 response = connection.getresponse()
                 found = response.read()
             except (OSError, http.client.HTTPException):
+                connection.close()
                 held.connection = None
                 self.close_connection = True
                 return
