@@ -176,6 +176,10 @@ class Door:
         found = self.dynamodb.describe_table(TableName=name)["Table"]
         self.dynamodb.delete_table(TableName=name)
         same = {part: found[part] for part in ("KeySchema", "AttributeDefinitions")}
+        same["GlobalSecondaryIndexes"] = [
+            {part: index[part] for part in ("IndexName", "KeySchema", "Projection")}
+            for index in found["GlobalSecondaryIndexes"]
+        ]
         self.dynamodb.create_table(TableName=name, BillingMode="PAY_PER_REQUEST", **same)
 
     def event(self, upload: Upload) -> dict[str, Any]:
