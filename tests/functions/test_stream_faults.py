@@ -130,11 +130,8 @@ def test_what_ends_the_function_each_time_takes_no_other_message_along(
     assert waiting(stream) == 1
 
 
-def test_suspects_come_alone_in_any_order_and_last() -> None:
-    def delivery(i: int, receives: int) -> Delivery:
-        return Delivery(f"m-{i}", "", receives, None, moved=False, identity=("", 0), text="")
-
-    some = [delivery(i, 1 + 3 * (i % 2)) for i in range(10)]
+def test_suspects_come_alone_in_any_order_and_last(sqs: Callable[..., Record]) -> None:
+    some = [Delivery(sqs("", f"m-{i}", receives=1 + 3 * (i % 2))) for i in range(10)]
     orders = set()
     for _ in range(20):
         first, *alone = rounds(some)
@@ -310,11 +307,8 @@ def test_one_that_ends_the_function_each_time_is_given_up_too_and_its_group_goes
     assert "its function ended each time" in letter["MessageAttributes"]["threefold-reason"]["StringValue"]
 
 
-def test_followers_are_those_after_a_failed_one_of_their_group() -> None:
-    def delivery(identity: str) -> Delivery:
-        return Delivery(identity, "", 1, identity[0], moved=False, identity=("", 0), text="")
-
-    some = [delivery(identity) for identity in ("a1", "b1", "a2", "c1", "b2", "a3")]
+def test_followers_are_those_after_a_failed_one_of_their_group(sqs: Callable[..., Record]) -> None:
+    some = [Delivery(sqs("", name, group=name[0])) for name in ("a1", "b1", "a2", "c1", "b2", "a3")]
     assert [one.message_id for one in followers(some, ["a2", "c1"])] == ["a3"]
     assert [one.message_id for one in followers(some, ["b1", "a1"])] == ["a2", "b2", "a3"]
     assert list(followers(some, [])) == []

@@ -31,9 +31,8 @@ class World:
     def give_up(self, number: int, **fields: Any) -> None:
         """As the stream function does it."""
         body = json.dumps({"model": "wine", "record": {"a": number}, **fields})
-        delivery = Delivery(
-            f"m-{number}", "", 10, None, moved=False, identity=(f"m-{number}", 1000 + number), text=body
-        )
+        attributes = {"ApproximateReceiveCount": "10", "SentTimestamp": str(1000 + number)}
+        delivery = Delivery({"messageId": f"m-{number}", "body": body, "attributes": attributes})
         assert DeadLetters(self.sqs, self.letters).give_up(delivery, f"reason {number}", deadline=1e12)
 
     def requested(self) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import reduce
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from threefold.errors import NotServable, OutsideSignature, UnknownModel
+from threefold.errors import NotServable, OutsideSignature, ThreefoldError, UnknownModel
 from threefold.prediction import Status
 from threefold.sources import event_time
 from threefold.windows import Events, Windows
@@ -82,6 +82,13 @@ class EventCounter:
             return Counted(dict.fromkeys(range(len(records)), str(error)), 0)
         reason = "features table: want the event counted, got no time for it"
         return Counted(dict.fromkeys(undone, reason), late)
+
+    def needed(self, model: str) -> bool:
+        """Whether a model has windows, as far as it is known: `count` says why it is not."""
+        try:
+            return bool(self.declared(model)[0].features)
+        except ThreefoldError:
+            return True
 
     def declared(self, model: str) -> tuple[Windows, str | None]:
         """The windows that a model's events are counted for, and the field that holds their time.

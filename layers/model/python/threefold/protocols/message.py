@@ -71,10 +71,13 @@ def identity(record: Mapping[str, Any]) -> tuple[str, int]:
     attributes = record.get("messageAttributes")
     if not attributes:
         return record["messageId"], int(record["attributes"]["SentTimestamp"])
-    original = attributes.get(ORIGINAL_ID, {}).get("stringValue") or record["messageId"]
+    original = attributes.get(ORIGINAL_ID, {}).get("stringValue") or ""
     at = attributes.get(ORIGINAL_AT, {}).get("stringValue") or ""
-    # Anybody can set attributes; what is no time there must not stop the batch.
-    return original, int(at if _MILLISECONDS.fullmatch(at) else record["attributes"]["SentTimestamp"])
+    # Anybody can set attributes; what is no id or time there must not stop the batch.
+    return (
+        original if 0 < len(original.encode()) <= MAXIMUM_ID else record["messageId"],
+        int(at if _MILLISECONDS.fullmatch(at) else record["attributes"]["SentTimestamp"]),
+    )
 
 
 def decode(body: str, fallback: tuple[str, int]) -> Message:
@@ -100,22 +103,13 @@ def decode(body: str, fallback: tuple[str, int]) -> Message:
             message = f"message: want a key that is text or a whole number, got {shown(key)}"
             raise Malformed(message)
         key = str(key)
-    original, at_ms = fallback
-    found = document.get("id", original)
-    if not isinstance(found, str) or not 0 < len(found.encode()) <= MAXIMUM_ID:
-        message = f"message: want an id of 1 to {MAXIMUM_ID} bytes, got {shown(found)}"
-        raise Malformed(message)
+    envelope = Message(*fallback, model, key)
+    if "id" in document:
+        envelope.id, envelope.named = _identifier(document["id"]), True
     if "at" in document:
-        at_ms = _milliseconds("at", document["at"])
-    expires = document.get("expires_at")
-    envelope = Message(
-        found,
-        at_ms,
-        model,
-        key,
-        named="id" in document,
-        expires_ms=None if expires is None else _milliseconds("expires_at", expires),
-    )
+        envelope.at_ms = _milliseconds("at", document["at"])
+    if (expires := document.get("expires_at")) is not None:
+        envelope.expires_ms = _milliseconds("expires_at", expires)
     record, inputs = document.get("record"), document.get("inputs")
     if inputs is None and isinstance(record, dict):
         envelope.record = record
@@ -148,6 +142,14 @@ def _tensors(record: object, inputs: object) -> dict[str, npt.NDArray[Any]]:
         message = f"message: want a record that is an object, got {shown(record)}"
         raise Malformed(message)
     return decode_tensors(inputs)
+
+
+def _identifier(found: object) -> str:
+    """A producer's id for its message."""
+    if not isinstance(found, str) or not 0 < len(found.encode()) <= MAXIMUM_ID:
+        message = f"message: want an id of 1 to {MAXIMUM_ID} bytes, got {shown(found)}"
+        raise Malformed(message)
+    return found
 
 
 def _milliseconds(field: str, at: object) -> int:
