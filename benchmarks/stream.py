@@ -190,7 +190,7 @@ def _tables() -> tuple[OutcomeTable, QueueSender]:
     dynamodb, queue = client("dynamodb", b"{}", validate=False), client("sqs", b'{"Failed":[]}', validate=False)
     return (
         OutcomeTable(dynamodb, "predictions", ttl_days=90),
-        QueueSender(queue, "https://sqs.eu-central-1.amazonaws.com/0/q"),
+        QueueSender(queue, "https://sqs.eu-central-1.amazonaws.com/0/q", target="predictions queue"),
     )
 
 

@@ -16,7 +16,7 @@ from threefold import strict_json
 from threefold.counting import UNCOUNTED, EventCounter
 from threefold.dead_letters import RECEIVES, DeadLetters
 from threefold.deliveries import SUSPECT_RECEIVES, Delivery, by_group, followers, rounds
-from threefold.errors import GivenUp, NotServable, ThreefoldError, TooLarge
+from threefold.errors import GivenUp, Malformed, NotServable, ThreefoldError
 from threefold.feature_table import open_feature_table
 from threefold.garbage import search_between
 from threefold.names import LOOKUP_INDEX, Metric
@@ -31,7 +31,7 @@ from threefold.settings import Settings
 from threefold.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
@@ -49,6 +49,8 @@ MESSAGES_AT_A_TIME = 256
 SENDING_BEGINS = 0.8
 # An item of the predictions table holds 400 KB; a digit in a list takes two bytes as JSON, and three there.
 MAXIMUM_OUTCOME_BYTES = 200_000
+# As much as a field of a CSV may have.
+MAXIMUM_KEY = 65_536
 
 
 @search_between
@@ -83,26 +85,30 @@ def handler(event: Event, context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lam
 def _process(deliveries: Sequence[Delivery], failed: Failed, deadline: float) -> None:
     """Bring some messages to their outcomes; what fails again and again is given up."""
     telemetry = _telemetry()
+    same: dict[str, Delivery] = {}
     try:
-        for part in _parts(deliveries, failed, deadline):
-            _decode(part)
-            _place(part, failed)
-            _recall(part)
-            _expire(part)
-            if _tried_enough(part):
-                failed[part[0].message_id] = "its function ended each time before it could say why"
+        for some in _parts(deliveries, failed, deadline):
+            _decode(some)
+            _place(some, failed)
+            _recall(some)
+            _expire(some)
+            if _tried_enough(some):
+                failed[some[0].message_id] = "its function ended each time before it could say why"
+            same |= _twins(some)
+            part = [delivery for delivery in some if delivery.message_id not in same] if same else some
             _score(part, failed)
             _store(part, failed, deadline)
             # Before the next part is scored, whose windows have these events in them.
             _count(part, failed, deadline)
-            for delivery in part:
+            for delivery in some:
                 delivery.let_go()
+        _share(deliveries, same, failed)
         _send(deliveries, failed, deadline)
     except Exception as error:  # the last line of defence: what is not sent goes back to the queue
         telemetry.logger.exception("batch failed")
         failed |= {delivery.message_id: repr(error) for delivery in deliveries if delivery.message_id not in failed}
     for delivery in deliveries:
-        if delivery.message_id in failed and delivery.receives >= RECEIVES:
+        if delivery.message_id in failed and delivery.tries >= RECEIVES:
             _give_up(delivery, failed, deadline)
 
 
@@ -153,12 +159,21 @@ def _place(deliveries: Sequence[Delivery], failed: Failed) -> None:
             except ThreefoldError:
                 key = None  # Scoring will meet the same error, and answers it.
         message.key = key
+        if key is not None and len(key) > MAXIMUM_KEY:
+            message.key = None
+            message.problem = Malformed(f"message: want a key of at most {MAXIMUM_KEY} characters, got {len(key)}")
+            delivery.outcome = delivery.rejection(message.problem)
         delivery.place = Place(message.model, key or message.id, message.at_ms, message.id)
 
 
 def _recall(deliveries: Sequence[Delivery]) -> None:
     """First answer wins: what was delivered, or sent by its producer before, may have its outcome already."""
-    again = [delivery for delivery in deliveries if delivery.place is not None and delivery.again]
+    again = [
+        delivery
+        for delivery in deliveries
+        # SQS may deliver a message twice without a word; a window would count it as an event before itself.
+        if delivery.place is not None and (delivery.again or _counter().needed(delivery.place.model))
+    ]
     if not again:
         return
     found = _table().find([delivery.place for delivery in again if delivery.place is not None])
@@ -173,10 +188,35 @@ def _expire(deliveries: Sequence[Delivery]) -> None:
     now_ms = time.time_ns() // 1_000_000
     for delivery in deliveries:
         message = delivery.message
-        if delivery.outcome is None and message is not None and now_ms > (message.expires_ms or now_ms):
+        if delivery.outcome is not None or message is None or message.expires_ms is None:
+            continue
+        if now_ms > message.expires_ms:
             delivery.outcome = delivery.envelope("expired")
             # Not by model: a producer may name any, and each name would be a metric.
             _telemetry().add(Metric.EXPIRED, 1)
+
+
+def _twins(deliveries: Sequence[Delivery]) -> dict[str, Delivery]:
+    """Messages that their producer sent twice, and that came together: by message id, the one that goes first."""
+    first: dict[tuple[str, str], Delivery] = {}
+    found: dict[str, Delivery] = {}
+    for delivery in deliveries:
+        if delivery.place is not None and delivery.message is not None and delivery.message.named:
+            known = first.setdefault((delivery.place.pk, delivery.place.sk), delivery)
+            if known is not delivery:
+                found[delivery.message_id] = known
+    return found
+
+
+def _share(deliveries: Sequence[Delivery], same: Mapping[str, Delivery], failed: Failed) -> None:
+    """Give twins one outcome: the first one's, once that stands."""
+    if not same:
+        return
+    for delivery in deliveries:
+        if (first := same.get(delivery.message_id)) is not None:
+            delivery.outcome, delivery.encoded = first.outcome, first.encoded
+            if (reason := failed.get(first.message_id)) is not None:
+                failed[delivery.message_id] = reason
 
 
 def _tried_enough(deliveries: Sequence[Delivery]) -> bool:
@@ -187,9 +227,8 @@ def _tried_enough(deliveries: Sequence[Delivery]) -> bool:
     if len(deliveries) != 1 or deliveries[0].group is None or not deliveries[0].suspect:
         return False
     (delivery,) = deliveries
-    delivery.receives = SUSPECT_RECEIVES
-    delivery.receives += _table().count_try(delivery.message_id)
-    return delivery.outcome is None and delivery.receives > RECEIVES
+    delivery.tries = SUSPECT_RECEIVES + _table().count_try(delivery.message_id)
+    return delivery.outcome is None and delivery.tries > RECEIVES
 
 
 def _score(deliveries: Sequence[Delivery], failed: Failed) -> None:
@@ -287,15 +326,10 @@ def _point(delivery: Delivery) -> None:
     item = _table().item(place, outcome, now_ms=0)
     heavy = lighten(item, key)
     light = {name: value for name, value in outcome.items() if name not in heavy} | {"pointer": key}
-    encoded = protocol.encode(light)
-    if len(encoded) > MAXIMUM_OUTCOME_BYTES:
-        size = TooLarge(f"outcome: want at most {MAXIMUM_OUTCOME_BYTES} bytes, got {len(delivery.encoded)}")
-        delivery.outcome, delivery.encoded = delivery.rejection(size), b""
-        return
     _s3().put_object(
         Bucket=_settings().results_bucket, Key=key, Body=strict_json.dumps(outcome), ContentType="application/json"
     )
-    delivery.outcome, delivery.encoded = light, encoded
+    delivery.outcome, delivery.encoded = light, protocol.encode(light)
 
 
 def _send(deliveries: Sequence[Delivery], failed: Failed, deadline: float) -> None:
@@ -385,13 +419,13 @@ def _sender() -> QueueSender:
     settings = _settings()
     if settings.predictions_topic_arn:
         client = boto3.client("sns", config=Config(max_pool_connections=16, parameter_validation=False))
-        return TopicSender(client, settings.predictions_topic_arn)
-    return QueueSender(_sqs(), settings.predictions_queue_url)
+        return TopicSender(client, settings.predictions_topic_arn, target="predictions topic")
+    return QueueSender(_sqs(), settings.predictions_queue_url, target="predictions queue")
 
 
 @cache
 def _dead_letters() -> DeadLetters:
-    return DeadLetters(_sqs(), _settings().dead_letter_queue_url)
+    return DeadLetters(_sqs(), _settings().dead_letter_queue_url, target="dead-letter queue")
 
 
 @cache

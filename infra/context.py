@@ -134,8 +134,20 @@ class DeploymentContext:
         0, "concurrency kept for, and the most of, this door; 0: none is", limits=(0, 100_000)
     )
 
+    @property
+    def origins(self) -> list[str]:
+        """The web origins that may call."""
+        return _parts(self.cors_origins)
+
+    @property
+    def audiences(self) -> list[str]:
+        """The tokens' audiences."""
+        return _parts(self.jwt_audience)
+
     def __post_init__(self) -> None:
-        if self.auth == "jwt" and not (self.jwt_issuer and self.jwt_audience):
+        if not self.origins:
+            raise ValueError(f"context 'corsOrigins': want origins, comma-separated, got '{self.cors_origins}'")
+        if self.auth == "jwt" and not (self.jwt_issuer and self.audiences):
             missing = "jwtAudience" if self.jwt_issuer else "jwtIssuer"
             raise ValueError(f"context '{missing}': want it set with auth=jwt, got nothing")
         if self.serves and not (self.model_layer_key and self.runtime_layer):
@@ -238,3 +250,7 @@ def _show(value: object) -> str:
 def _camel(name: str) -> str:
     first, *rest = name.split("_")
     return first + "".join(word.capitalize() for word in rest)
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

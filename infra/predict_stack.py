@@ -91,7 +91,7 @@ class PredictStack(StageStack):
             api_name=self.name("predict"),
             create_default_stage=False,
             cors_preflight=apigateway.CorsPreflightOptions(
-                allow_origins=[origin.strip() for origin in context.cors_origins.split(",")],
+                allow_origins=context.origins,
                 allow_methods=[apigateway.CorsHttpMethod.GET, apigateway.CorsHttpMethod.POST],
                 allow_headers=list(_REQUEST_HEADERS),
                 expose_headers=list(EXPOSED_HEADERS),
@@ -228,7 +228,7 @@ class PredictStack(StageStack):
         return authorizers.HttpJwtAuthorizer(
             "Jwt",
             self.context.jwt_issuer,
-            jwt_audience=[audience.strip() for audience in self.context.jwt_audience.split(",")],
+            jwt_audience=self.context.audiences,
         )
 
 

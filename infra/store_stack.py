@@ -99,7 +99,7 @@ def private_bucket(  # noqa: PLR0913 - what buckets differ by
         noncurrent_days: after how many days an old version goes; 0 means never.
         browsers: what scripts of the origins that may call over HTTPS may do here, with an address that is signed.
     """
-    origins = [origin.strip() for origin in stack.context.cors_origins.split(",")]
+    origins = stack.context.origins
     cors = (
         [s3.CorsRule(allowed_methods=[browsers], allowed_origins=origins, allowed_headers=["*"])] if browsers else None
     )

@@ -79,7 +79,7 @@ class DeadLetterQueue(HeldQueue):
             name: {"DataType": "String", "StringValue": text} for name, text in letter.attributes.items() if text
         }
         order = {}
-        if letter.group is not None:
+        if letter.group is not None and self._requests_url.endswith(".fifo"):
             # By its content, a FIFO queue would take it for what it had five minutes ago.
             order = {"MessageGroupId": letter.group, "MessageDeduplicationId": uuid.uuid4().hex}
         try:
@@ -92,7 +92,7 @@ class DeadLetterQueue(HeldQueue):
 
 
 def chosen(letters: Iterable[DeadLetter], wanted: Iterable[str], model: str | None) -> list[DeadLetter]:
-    """Some of the messages: those with an id that begins so, or all of a model, or all.
+    """Some of the messages: those with an id, or with one that begins so if none is that; all of a model; or all.
 
     Raises:
         OperatorError: an id that none has.
@@ -101,9 +101,11 @@ def chosen(letters: Iterable[DeadLetter], wanted: Iterable[str], model: str | No
     names = list(wanted)
     if not names:
         return found
-    if missing := [name for name in names if not any(letter.id.startswith(name) for letter in found)]:
+    ids = {letter.id for letter in found}
+    meant = {name: {name} & ids or {one for one in ids if one.startswith(name)} for name in names}
+    if missing := [name for name in names if not meant[name]]:
         raise OperatorError(f"dead letters: want ids of messages that are there, got {missing}")
-    return [letter for letter in found if any(letter.id.startswith(name) for name in names)]
+    return [letter for letter in found if any(letter.id in some for some in meant.values())]
 
 
 def _read(message: dict[str, Any]) -> DeadLetter:
@@ -114,7 +116,7 @@ def _read(message: dict[str, Any]) -> DeadLetter:
     at = datetime.fromtimestamp((int(at_ms) if re.fullmatch(r"[0-9]{1,14}", at_ms) else 0) / 1000, UTC)
     try:
         document = json.loads(message["Body"])
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     own = document if isinstance(document, dict) else {}
     return DeadLetter(

@@ -84,9 +84,9 @@ def test_what_the_queue_does_not_take_is_said_of_that_record_alone(sqs: Any, mon
         stub.add_response("send_message_batch", {"Successful": [], "Failed": [failed]})
         found = deferral.accept("line", [{"a": i} for i in range(3)], None, deadline=time.monotonic() + 5)
         assert [each["status"] for each in found] == ["pending", "rejected", "pending"]
-        assert found[1]["code"] == "storage_unavailable"
+        assert (found[1]["code"], found[1]["message"]) == ("storage_unavailable", "requests queue: InternalError")
         stub.add_client_error("send_message_batch", "InternalError")
-        with pytest.raises(StorageUnavailable, match="requests queue: want 1 records taken"):
+        with pytest.raises(StorageUnavailable, match="records: want one of 1 taken, got requests queue: "):
             deferral.accept("line", [{"a": 1}], None, deadline=time.monotonic() + 5)
 
 
@@ -96,6 +96,25 @@ def test_a_record_that_no_message_holds_is_rejected_alone(sqs: Any) -> None:
     found = deferral.accept("line", [{"a": "x" * 1_100_000}, {"a": 1}], None, deadline=time.monotonic() + 5)
     assert [(each["status"], each.get("code")) for each in found] == [("rejected", "too_large"), ("pending", None)]
     assert len(bodies(sqs, "requests")) == 1
+
+
+def test_records_of_one_key_go_to_a_fifo_queue_in_their_order(sqs: Any) -> None:
+    sqs.create_queue(QueueName="requests.fifo", Attributes={"FifoQueue": "true"})
+    deferral = Deferral(sqs, "requests.fifo", now_ms=lambda: NOW)
+    keys = ["same" if i % 3 else "other" for i in range(40)]
+    deferral.accept("line", [{"n": i} for i in range(40)], list(keys), deadline=time.monotonic() + 5)
+    found: dict[str, list[int]] = {}
+    url = sqs.get_queue_url(QueueName="requests.fifo")["QueueUrl"]
+    wanted = {"MaxNumberOfMessages": 10, "AttributeNames": ["MessageGroupId"]}
+    while messages := sqs.receive_message(QueueUrl=url, **wanted).get("Messages"):
+        for each in messages:
+            number = json.loads(each["Body"])["record"]["n"]
+            found.setdefault(each["Attributes"]["MessageGroupId"], []).append(number)
+            sqs.delete_message(QueueUrl=url, ReceiptHandle=each["ReceiptHandle"])
+    assert found == {
+        "same": [i for i in range(40) if i % 3],
+        "other": [i for i in range(40) if not i % 3],
+    }
 
 
 @pytest.mark.parametrize("record", [1, None, [1]])

@@ -42,7 +42,7 @@ def waits() -> list[float]:
 
 @pytest.fixture
 def sender(client: SQSClient, queue: str, waits: list[float]) -> QueueSender:
-    return QueueSender(client, queue, sleep=waits.append)
+    return QueueSender(client, queue, target="predictions queue", sleep=waits.append)
 
 
 def soon() -> float:
@@ -129,7 +129,7 @@ def test_a_queue_that_cannot_be_reached_fails_every_body(waits: list[float]) -> 
         aws_access_key_id="none",
         aws_secret_access_key="none",
     )
-    sender = QueueSender(client, "http://127.0.0.1:1/queue", sleep=waits.append)
+    sender = QueueSender(client, "http://127.0.0.1:1/queue", target="predictions queue", sleep=waits.append)
     with Stubber(client) as stub:
         for _ in range(2):
             stub.add_client_error("send_message_batch", "RequestTimeout")

@@ -280,7 +280,7 @@ def sqs_record(
         },
         "md5OfBody": "e4e68fb7bd0e697a0ae8f1bb342846b3",
         "eventSource": "aws:sqs",
-        "eventSourceARN": f"arn:aws:sqs:{REGION}:123456789012:threefold-dev-requests",
+        "eventSourceARN": f"arn:aws:sqs:{REGION}:123456789012:threefold-dev-requests{'.fifo' if group else ''}",
         "awsRegion": REGION,
     }
 

@@ -14,7 +14,7 @@ import boto3
 import pytest
 
 from threefold.package import Output
-from threefold.release import Version
+from threefold.release import Challenger, Version
 from threefold.signature import Feature
 from threefold.sources import TableSource, WindowSource
 from threefold.windows import Events, Windows, replay
@@ -342,3 +342,105 @@ def test_https_says_that_features_cannot_be_had(
         status, body = predicted(module, http, {"card": "a", "amount": 7.0})
         assert (status, body["code"]) == (503, "features_unavailable")
         assert said in body["error"]
+
+
+# What was found to go wrong
+
+
+def test_a_message_that_comes_twice_without_a_word_is_no_event_before_itself(
+    stream: Stream, sqs: Callable[..., dict[str, Any]]
+) -> None:
+    record = sqs(message({"card": "a", "amount": 7.0, "happened_at": START}), "m-0")
+    for _ in range(2):
+        assert stream.handle(record) == []
+        (sent,) = stream.sent()
+        assert sent["prediction"]["features"]["spend_2d"] == 0.0
+    assert stream.stored()["m-0"]["features"]["spend_2d"] == 0.0
+
+
+def test_sums_that_no_float_holds_reject_their_own_records_alone(
+    make_stream: Callable[..., Stream],
+    shelf: Shelf,
+    graphs: Graphs,
+    make_package: PackageMaker,
+    sqs: Callable[..., dict[str, Any]],
+) -> None:
+    features = (Feature(name="x", type="float64"), Feature(name="spend_2d", type="float64", source=SPEND))
+    graph, document = graphs.linear([1.0, 1.0], datatype="FP64"), {"time": "happened_at"}
+    shelf.release(make_package(graph, name="fraud", features=features, output=VALUE, document=document))
+    stream = make_stream(shelf.bucket)
+
+    def record(amount: float, hours: int, card: str = "a") -> dict[str, Any]:
+        at = START + hours * 3_600_000
+        return sqs(message({"card": card, "x": 1, "amount": amount, "happened_at": at}), f"{card}-{hours}")
+
+    assert stream.handle(record(1e308, 0)) == []
+    assert stream.handle(record(1e308, 8)) == []
+    assert stream.handle(record(1.0, 9), record(1.0, 9, "b")) == []
+    sent = {each["id"]: each for each in stream.sent()}
+    assert "spend_2d" in sent["a-9"]["error"]["message"]
+    assert sent["b-9"]["prediction"]["value"] == 1.0
+
+
+def test_messages_of_one_id_and_of_two_cards_are_two_events(stream: Stream, sqs: Callable[..., dict[str, Any]]) -> None:
+    def record(card: str, amount: float, name: str, **fields: Any) -> dict[str, Any]:
+        at = START + (1 if fields else 0)
+        return sqs(message({"card": card, "amount": amount, "happened_at": at}, **fields), name)
+
+    assert stream.handle(record("a", 7.0, "m-0"), record("b", 50.0, "m-1")) == []
+    stream.sent()
+    assert stream.handle(*[record(card, 1.0, f"n-{card}", id="1", key=card) for card in "ab"]) == []
+    spent = {each["key"]: each["prediction"]["features"]["spend_2d"] for each in stream.sent()}
+    assert spent == {"a": 7.0, "b": 50.0}
+
+
+def test_a_canary_that_cannot_be_had_keeps_no_other_record(
+    make_stream: Callable[..., Stream],
+    shelf: Shelf,
+    fraud: Callable[..., Package],
+    sqs: Callable[..., dict[str, Any]],
+) -> None:
+    champion, canary = fraud("2.0.0"), fraud("3.0.0", features=FEATURES[:4])
+    challenger = Challenger(digest=canary.digest, version="3.0.0", mode="canary", percent=50, salt="s")
+    shelf.release(champion, challenger=challenger)
+    stream = make_stream(shelf.bucket)
+    records = [sqs(message({"card": "a", "amount": 1.0, "happened_at": START + i}), f"m-{i}") for i in range(6)]
+    assert stream.handle(*records) == []
+    roles = {each["id"]: each["prediction"]["role"] for each in stream.sent()}
+    assert set(roles.values()) == {"champion", "fallback"}
+
+
+@pytest.mark.parametrize("door", ["stream", "predict"])
+def test_a_loaded_integer_that_no_answer_can_say_is_told_of(  # noqa: PLR0917 - fixtures
+    make_stream: Callable[..., Stream],
+    shelf: Shelf,
+    graphs: Graphs,
+    make_package: PackageMaker,
+    sqs: Callable[..., dict[str, Any]],
+    load: Callable[..., ModuleType],
+    http: Callable[..., dict[str, Any]],
+    door: str,
+) -> None:
+    limit = Feature(name="limit", type="int64", source=TableSource(entity="card", field="limit"))
+    package = make_package(
+        graphs.linear([1.0, 1.0]), name="fraud", features=(Feature(name="x", type="float32"), limit), output=VALUE
+    )
+    shelf.release(package)
+    stream = make_stream(shelf.bucket)
+    wide = {"pk": {"S": "entity#card#a"}, "fields": {"M": {"limit": {"S": "9" * 30}}}}
+    stream.dynamodb.put_item(TableName=stream.features_table, Item=wide)
+    records: list[dict[str, Any]] = [{"card": "a", "x": 1}, {"card": "b", "x": 1, "limit": 1}]
+    if door == "stream":
+        assert stream.handle(sqs(message(records[0]), "m-1")) == []
+        (sent,) = stream.sent()
+        assert "input 'limit': want" in sent["error"]["message"]
+        return
+    module = load(
+        "predict",
+        THREEFOLD_MODEL_BUCKET=shelf.bucket,
+        THREEFOLD_FEATURES_TABLE=stream.features_table,
+        THREEFOLD_AUTH="none",
+    )
+    answer = module.handler(http("POST /models/{model}/predictions", {"records": records}, model="fraud"), None)
+    assert answer["statusCode"] < 500
+    assert "limit" in answer["body"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections import Counter
 from datetime import timedelta
@@ -19,6 +20,7 @@ from threefold.errors import RegistryUnreachable
 from threefold.outcomes import OWN_ATTRIBUTES, whole
 from threefold.package import Output
 from threefold.predictor import Predictor
+from threefold.release import Version
 from threefold.signature import Feature
 
 if TYPE_CHECKING:
@@ -369,13 +371,140 @@ def test_an_outcome_that_no_message_holds_stands_in_the_results_bucket(
     assert stream.sent()[0]["prediction"] == light
 
 
-def test_an_outcome_that_is_large_by_its_key_is_answered_as_too_large(
+def test_a_key_that_no_item_holds_is_refused(
     make_stream: Callable[..., Stream], shelf: Shelf, line: Callable[..., Any], sqs: Callable[..., dict[str, Any]]
 ) -> None:
     shelf.release(line(0))
     stream = make_stream(shelf.bucket)
-    assert stream.handle(sqs(message(1, key="k" * 300_000, id="large"), "m-1")) == []
-    assert by_id(stream.sent())["large"]["error"]["code"] == "too_large"
+    whole = message(1)["record"]
+    records = [
+        sqs({"model": "line", "id": "said", "key": "k" * 450_000, "record": whole}, "m-1"),
+        sqs({"model": "line", "id": "own", "record": whole | {"customer": "k" * 450_000}}, "m-2"),
+        sqs({"model": "line", "id": "late", "key": "k" * 450_000, "record": whole, "expires_at": 1}, "m-3"),
+        sqs({"model": "nobody", "id": "unknown", "key": "k" * 450_000, "record": whole}, "m-4"),
+        sqs({"model": "line", "id": "odd", "key": "k" * 450_000, "record": 3}, "m-5"),
+        sqs({"model": "line", "id": "fits", "key": "k" * 65_536, "record": whole}, "m-6"),
+    ]
+    assert stream.handle(*records) == []
+    sent = by_id(stream.sent())
+    assert {name: each.get("error", {}).get("code") for name, each in sent.items()} == {
+        **dict.fromkeys(("said", "own", "late", "unknown", "odd"), "malformed"),
+        "fits": None,
+    }
+    assert "want a key of at most 65536 characters, got 450000" in sent["said"]["error"]["message"]
+
+
+def test_a_record_without_any_of_many_features_is_told_of_some(
+    make_stream: Callable[..., Stream],
+    shelf: Shelf,
+    graphs: Graphs,
+    make_package: PackageMaker,
+    sqs: Callable[..., dict[str, Any]],
+) -> None:
+    features = tuple(Feature(name=f"f{i}", type="float32") for i in range(300))
+    shelf.release(make_package(graphs.linear([1.0] * 300), name="wide", features=features, output=VALUE))
+    stream = make_stream(shelf.bucket)
+    records = [sqs({"model": "wide", "key": key, "record": {}}, f"m-{key:.1}") for key in ("k" * 65_000, "a")]
+    assert stream.handle(*records) == []
+    for outcome in stream.sent():
+        assert outcome["error"]["message"].endswith("; and 200 more")
+
+
+@pytest.mark.parametrize("text", ["a\uffff", "\ufffe", "\\\uffff"])
+def test_what_json_may_say_and_sqs_not_is_escaped(
+    make_stream: Callable[..., Stream],
+    shelf: Shelf,
+    line: Callable[..., Any],
+    sqs: Callable[..., dict[str, Any]],
+    text: str,
+) -> None:
+    shelf.release(line(0))
+    stream = make_stream(shelf.bucket)
+    assert stream.handle(sqs(message(1, id=text), "m-1")) == []
+    (raw,) = stream.sqs.receive_message(QueueUrl=stream.queue_url)["Messages"]
+    assert not {"\ufffe", "\uffff"} & set(raw["Body"])
+    assert json.loads(raw["Body"])["id"] == text
+
+
+def test_a_fair_queues_groups_order_nothing(
+    make_stream: Callable[..., Stream],
+    shelf: Shelf,
+    line: Callable[..., Any],
+    sqs: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shelf.release(line(0))
+    stream = make_stream(shelf.bucket)
+    entries: list[dict[str, Any]] = []
+    monkeypatch.setattr(stream.module._sender(), "_post", lambda some: entries.extend(some) or {})
+    records = [sqs(message(i), f"m-{i}", group="tenant") for i in range(3)] + [sqs(message(3), "m-3")]
+    for record in records:
+        record["eventSourceARN"] = record["eventSourceARN"].removesuffix(".fifo")
+    assert stream.handle(*records) == []
+    assert [entry.keys() for entry in entries] == [{"Id", "MessageBody"}] * 4
+
+
+def test_two_sendings_of_one_message_in_one_batch_have_one_outcome(
+    make_stream: Callable[..., Stream], shelf: Shelf, line: Callable[..., Any], sqs: Callable[..., dict[str, Any]]
+) -> None:
+    shelf.release(line(0))
+    stream = make_stream(shelf.bucket)
+    said = {"id": "order-1", "at": 1773342238123, "key": "k"}
+    records = [sqs(message(i, **said), f"m-{i}") for i in (1, 2)]
+    with throttled(stream):
+        assert stream.handle(*records, milliseconds=2_100) == ["m-1", "m-2"]
+    assert stream.sent() == []
+    assert stream.handle(*records) == []
+    assert [(each["id"], each["prediction"]["value"]) for each in stream.sent()] == [("order-1", 1.0)] * 2
+    assert stream.stored()["order-1"]["value"] == 1.0
+
+
+@pytest.mark.parametrize("damage", ["gone", "damaged"])
+def test_an_earlier_champion_answers_for_one_that_cannot_be_had(
+    make_stream: Callable[..., Stream],
+    shelf: Shelf,
+    line: Callable[..., Any],
+    sqs: Callable[..., dict[str, Any]],
+    damage: str,
+) -> None:
+    good, bad = line(0), line(5, "2.0.0")
+    shelf.release(good)
+    shelf.release(bad, previous=(Version(good.digest, "1.0.0"),))
+    s3 = boto3.client("s3")
+    (key,) = (each["Key"] for each in s3.list_objects_v2(Bucket=shelf.bucket)["Contents"] if bad.digest in each["Key"])
+    if damage == "gone":
+        s3.delete_object(Bucket=shelf.bucket, Key=key)
+    else:
+        s3.put_object(Bucket=shelf.bucket, Key=key, Body=b"damaged")
+    stream = make_stream(shelf.bucket)
+    assert stream.handle(sqs(message(1), "m-1"), sqs(message(2), "m-2")) == []
+    assert [each["prediction"]["role"] for each in stream.sent()] == ["fallback"] * 2
+
+
+def test_a_champion_that_is_long_in_coming_does_not_keep_the_batch(
+    make_stream: Callable[..., Stream], shelf: Shelf, line: Callable[..., Any], sqs: Callable[..., dict[str, Any]]
+) -> None:
+    good, slow = line(0), line(5, "2.0.0")
+    shelf.release(good)
+    stream = make_stream(shelf.bucket)
+    assert stream.handle(sqs(message(1), "m-1")) == []
+    shelf.release(slow, previous=(Version(good.digest, "1.0.0"),))
+    predictor, come = stream.module._predictor(), threading.Event()
+    fetch = predictor.sessions._fetch
+
+    def wait(name: str, digest: str) -> Any:
+        if digest == slow.digest:
+            come.wait(30)
+        return fetch(name, digest)
+
+    predictor.sessions._fetch = wait
+    later(stream)
+    stream.sent()
+    began = time.monotonic()
+    assert stream.handle(sqs(message(2), "m-2"), milliseconds=8_000) == []
+    assert time.monotonic() - began < 5
+    assert [each["prediction"]["role"] for each in stream.sent()] == ["fallback"]
+    come.set()
 
 
 def throttled(stream: Stream) -> Stubber:

@@ -14,7 +14,8 @@ from botocore.stub import Stubber
 from tests.functions.test_stream import FEATURES, VALUE, by_id, message
 from threefold import deliveries
 from threefold.deliveries import Delivery, followers, rounds
-from threefold.errors import NotServable
+from threefold.errors import GivenUp, NotServable, OutsideSignature, StorageUnavailable
+from threefold.outcomes import OutcomeTable
 from threefold.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -88,12 +89,16 @@ def test_a_message_past_its_time_is_answered_as_expired_and_not_scored(
         sqs(message(1, id="late", expires_at="2026-01-02T03:04:05Z"), "m-1"),
         sqs(message(2, id="soon", expires_at=now + 60_000), "m-2"),
         sqs(message(3, id="wrong", expires_at="tomorrow"), "m-3"),
+        sqs(message(4, id="oldest", expires_at=0), "m-4"),
     ]
     assert stream.handle(*records) == []
     sent = by_id(stream.sent())
     assert (sent["late"]["prediction"]["status"], sent["late"]["key"]) == ("expired", "c-1")
+    assert sent["oldest"]["prediction"]["status"] == "expired"
     assert sent["soon"]["prediction"]["value"] == 2
-    assert sent["m-3"]["error"]["message"] == "message: want expires_at as ISO 8601 or as milliseconds, got 'tomorrow'"
+    assert (
+        sent["wrong"]["error"]["message"] == "message: want expires_at as ISO 8601 or as milliseconds, got 'tomorrow'"
+    )
     assert sizes == [1]
     # It stays so, whenever it comes again.
     assert stream.stored()["late"]["status"] == "expired"
@@ -312,6 +317,32 @@ def test_followers_are_those_after_a_failed_one_of_their_group(sqs: Callable[...
     assert [one.message_id for one in followers(some, ["a2", "c1"])] == ["a3"]
     assert [one.message_id for one in followers(some, ["b1", "a1"])] == ["a2", "b2", "a3"]
     assert list(followers(some, [])) == []
+
+
+@pytest.mark.parametrize("trouble", ["table", "time"])
+def test_a_message_that_waited_for_others_is_given_up_for_no_failure_of_its_first_try(
+    made: Callable[..., Stream], sqs: Callable[..., Record], monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    stream = made(fifo=True)
+
+    def fail(*_: object) -> Any:
+        raise StorageUnavailable("the table is away")
+
+    with monkeypatch.context() as patch:
+        if trouble == "table":
+            patch.setattr(OutcomeTable, "find", fail)
+        milliseconds = 60_000 if trouble == "table" else 1_900
+        assert stream.handle(sqs(message(1), "m-1", receives=30, group="a"), milliseconds=milliseconds) == ["m-1"]
+    assert (stream.sent(), stream.given_up()) == ([], [])
+
+
+def test_an_outcome_is_not_taken_for_the_one_that_it_follows(sqs: Callable[..., Record]) -> None:
+    delivery = Delivery(sqs("", "m-1", group="a"))
+    orders = []
+    for error in (GivenUp("for now"), OutsideSignature("for good")):
+        delivery.outcome = delivery.rejection(error)
+        orders.append(delivery.order()["MessageDeduplicationId"])
+    assert len(set(orders)) == 2
 
 
 # Too little time

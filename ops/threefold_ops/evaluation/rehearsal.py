@@ -149,7 +149,7 @@ class _Writers:
 
     def __init__(self) -> None:
         self.table = OutcomeTable(_client("dynamodb", b"{}"), "predictions", ttl_days=90)
-        self.sender = QueueSender(_client("sqs", b'{"Failed":[]}'), _QUEUE)
+        self.sender = QueueSender(_client("sqs", b'{"Failed":[]}'), _QUEUE, target="predictions queue")
 
     def items(self, places: Sequence[Place], predictions: Sequence[Mapping[str, Any]]) -> list[Item]:
         """Write outcomes to the table."""

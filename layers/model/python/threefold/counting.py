@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import reduce
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from threefold.errors import NotServable, OutsideSignature, ThreefoldError, UnknownModel
+from threefold.errors import NotServable, OutsideSignature, UnknownModel
 from threefold.prediction import Status
 from threefold.sources import event_time
 from threefold.windows import Events, Windows
@@ -87,50 +87,48 @@ class EventCounter:
         """Whether a model has windows, as far as it is known: `count` says why it is not."""
         try:
             return bool(self.declared(model)[0].features)
-        except ThreefoldError:
+        except UnknownModel:
+            return False
+        except NotServable:
             return True
 
     def declared(self, model: str) -> tuple[Windows, str | None]:
         """The windows that a model's events are counted for, and the field that holds their time.
 
         They are those of the champion, of the challenger, and of the champion before, so that a challenger has a past
-        when it is promoted, and so has who is rolled back to.
+        when it is promoted, and so has who is rolled back to. What cannot be had now, or takes long to come, is left
+        out until it is there: the last good champion answers meanwhile, and is counted for.
 
         Raises:
-            NotServable: none of the packages can be had now.
+            UnknownModel: it has no release.
+            NotServable: no package can be had that could answer.
         """
         confirmed = self._predictor.registry.release(model)
         known = self._declared.get(model)
         if known is not None and known[0] == confirmed.id:
             return known[1], known[2]
         release = confirmed.release
-        named = [release.champion.digest]
-        if release.challenger is not None:
-            named.append(release.challenger.digest)
-        manifests, failure = self._manifests(model, named)
-        if not manifests:
-            assert failure is not None, "a release names a champion"
-            raise failure
-        if any(manifest.online for manifest in manifests):
+        champion = self._manifest(model, release.champion.digest)
+        manifests = [champion or self._predictor.standing(model).manifest]
+        wanted = [] if release.challenger is None else [release.challenger.digest]
+        found = [self._manifest(model, digest) for digest in wanted]
+        if any(manifest.online for manifest in (*manifests, *found) if manifest is not None):
             # Of no use to a model without windows, and it may have to be downloaded.
-            manifests += self._manifests(model, [version.digest for version in release.previous[:1]])[0]
+            found += [self._manifest(model, version.digest) for version in release.previous[:1]]
+        manifests += [manifest for manifest in found if manifest is not None]
         windows = reduce(Windows.__or__, (Windows(manifest.signature.windows) for manifest in manifests))
         time = next((manifest.time for manifest in manifests if manifest.time is not None), None)
-        # What cannot be had now may come: then it is asked for again.
-        if failure is None or not failure.retryable:
+        if champion is not None and None not in found:
             self._declared[model] = (confirmed.id, windows, time)
         return windows, time
 
-    def _manifests(self, model: str, digests: Sequence[str]) -> tuple[list[Manifest], NotServable | None]:
-        """The manifests of the packages that can be had, and why the first of the others cannot be."""
-        manifests: list[Manifest] = []
-        failure: NotServable | None = None
-        for digest in digests:
-            try:
-                manifests.append(self._predictor.sessions.fetch(model, digest).manifest)
-            except NotServable as error:
-                failure = failure or error
-        return manifests, failure
+    def _manifest(self, model: str, digest: str) -> Manifest | None:
+        """The manifest of a package, if that can be had now."""
+        try:
+            package = self._predictor.package(model, digest)
+        except NotServable:
+            return None
+        return None if package is None else package.manifest
 
 
 def _time(record: Mapping[str, object], field: str | None, at_ms: int) -> int:

@@ -28,8 +28,6 @@ class DeadLetters(QueueSender):
     changes.
     """
 
-    target = "dead-letter queue"
-
     def give_up(self, delivery: Delivery, reason: str, *, deadline: float) -> bool:
         """Copy a message; whoever gives it up may then delete it.
 
@@ -42,7 +40,7 @@ class DeadLetters(QueueSender):
             Whether the copy is there.
         """
         more = [_about(delivery, reason)]
-        return not self.send([delivery.text.encode(errors="surrogatepass")], deadline=deadline, more=more)
+        return not self.send([delivery.text.encode()], deadline=deadline, more=more)
 
 
 def _about(delivery: Delivery, reason: str) -> Mapping[str, Any]:

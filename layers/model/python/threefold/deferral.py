@@ -50,7 +50,7 @@ class Deferral:
             queue: the queue's name; of a FIFO queue it ends in `.fifo`.
             now_ms: milliseconds since 1970.
         """
-        self._sender = QueueSender(client, client.get_queue_url(QueueName=queue)["QueueUrl"])
+        self._sender = QueueSender(client, client.get_queue_url(QueueName=queue)["QueueUrl"], target="requests queue")
         self._ordered = queue.endswith(".fifo")
         self._now_ms = now_ms
 
@@ -81,10 +81,9 @@ class Deferral:
             _body(i, found, now_ms, record) for i, (found, record) in enumerate(zip(pending, records, strict=True))
         ]
         due = [i for i, body in enumerate(bodies) if len(body) <= BYTES_PER_CALL]
-        more = [_order(pending[i]) for i in due] if self._ordered else []
-        unsent = self._sender.send([bodies[i] for i in due], deadline=deadline, more=more)
+        unsent = self._send([pending[i] for i in due], [bodies[i] for i in due], deadline)
         if len(unsent) == len(bodies):
-            message = f"requests queue: want {len(bodies)} records taken, got {next(iter(unsent.values()))}"
+            message = f"records: want one of {len(bodies)} taken, got {next(iter(unsent.values()))}"
             raise StorageUnavailable(message)
         for i, body in enumerate(bodies):
             if len(body) > BYTES_PER_CALL:
@@ -95,6 +94,15 @@ class Deferral:
             pending[due[position]] |= refused
         return pending
 
+    def _send(self, pending: Sequence[Mapping[str, Any]], bodies: Sequence[bytes], deadline: float) -> dict[int, str]:
+        if not self._ordered:
+            return self._sender.send(bodies, deadline=deadline)
+        more = [_order(found) for found in pending]
+        groups: dict[str, list[int]] = {}
+        for position, order in enumerate(more):
+            groups.setdefault(order["MessageGroupId"], []).append(position)
+        return self._sender.send_in_order(bodies, list(groups.values()), deadline=deadline, more=more)
+
 
 def _body(position: int, found: Mapping[str, Any], now_ms: int, record: object) -> bytes:
     if not isinstance(record, dict):
@@ -103,7 +111,7 @@ def _body(position: int, found: Mapping[str, Any], now_ms: int, record: object) 
     try:
         return strict_json.dumps({**{name: found[name] for name in ("model", "id")}, "at": now_ms, "record": record})
     except TypeError as error:
-        message = f"record {position}: want numbers of at most 64 bits, got {error}"
+        message = f"record {position}: want numbers of 64 bits, and at most 250 levels of nesting, got {error}"
         raise Malformed(message) from error
 
 

@@ -27,7 +27,8 @@ class Delivery:
     Attributes:
         message_id: by which SQS knows it.
         receives: how often it was received, this time included.
-        group: its message group, in a FIFO queue.
+        tries: how often it was tried, this time included; in a FIFO queue it may only have waited for others.
+        group: its message group, in a FIFO queue. In other queues a group orders nothing.
         message: what its body says; None if it cannot be read.
         outcome: what became of it.
         place: where its outcome stands in the predictions table; None if nowhere.
@@ -35,7 +36,18 @@ class Delivery:
         encoded: the outcome as it is sent; empty if it is still to be encoded.
     """
 
-    __slots__ = ("_record", "encoded", "group", "message", "message_id", "outcome", "place", "receives", "stored")
+    __slots__ = (
+        "_record",
+        "encoded",
+        "group",
+        "message",
+        "message_id",
+        "outcome",
+        "place",
+        "receives",
+        "stored",
+        "tries",
+    )
 
     # Measured: a dataclass that reads all of a record takes three times as long, and most of it is asked for once.
     def __init__(self, record: Mapping[str, Any]) -> None:
@@ -47,7 +59,9 @@ class Delivery:
         self._record = record
         self.message_id: str = record["messageId"]
         self.receives = int(attributes["ApproximateReceiveCount"])
-        self.group: str | None = attributes.get("MessageGroupId")
+        group = attributes.get("MessageGroupId")
+        self.group: str | None = group if group is not None and record["eventSourceARN"].endswith(".fifo") else None
+        self.tries = self.receives if self.group is None else min(self.receives, SUSPECT_RECEIVES)
         self.message: Message | None = None
         self.outcome: dict[str, Any] | None = None
         self.place: Place | None = None
@@ -112,7 +126,7 @@ class Delivery:
     def order(self) -> dict[str, str]:
         """What a FIFO queue asks of its outcome: the group, and what it is known by for five minutes."""
         outcome = self.outcome or {}
-        name = f"{outcome.get('model')}#{outcome.get('id')}#{outcome.get('status')}"
+        name = "#".join(str(outcome.get(part)) for part in ("model", "id", "status", "code"))
         return {
             "MessageGroupId": str(self.group),
             "MessageDeduplicationId": hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest(),

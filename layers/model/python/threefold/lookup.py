@@ -254,7 +254,7 @@ class _Work:
             for feature, source in plan.tables:
                 value = owners[source.entity]
                 text = fields.get((source.entity, value), {}).get(source.field) if value is not None else None
-                looked_up[feature.name] = None if text is None else parse_cell(feature, text)
+                looked_up[feature.name] = None if text is None else _echoed(parse_cell(feature, text))
             self._values[i] = looked_up
 
     def fill_windows(self, plans: Sequence[tuple[_Plan, list[int]]], states: dict[Entity, EntityState]) -> None:
@@ -344,6 +344,12 @@ def encoder_of(signature: Signature, features: Sequence[Feature]) -> FeatureEnco
     if signature.layout == "columns":
         inputs = tuple(spec for spec in inputs if spec.name in names)
     return FeatureEncoder(replace(signature, features=tuple(features), inputs=inputs))
+
+
+def _echoed(value: object) -> object:
+    """A loaded value as an answer can say it: an integer that JSON's writers refuse is a text, and no feature."""
+    wide = isinstance(value, int) and not -(2**63) <= value < 2**64
+    return str(value) if wide else value
 
 
 def _plain(value: float) -> float | None:

@@ -42,6 +42,7 @@ UNIT_BYTES: Final = 1024
 OWN_ATTRIBUTES: Final = frozenset({"pk", "sk", "expires", LOOKUP_INDEX})
 # What of a large outcome makes it large.
 _LARGE_FIELD_BYTES: Final = 8 * 1024
+_NEVER_LEFT_OUT: Final = frozenset({"pk", "sk", "key", "status", "code", "message"})
 # DynamoDB's numbers hold 38 digits between these magnitudes.
 _LEAST, _MOST = 1e-130, 9.9e125
 _LEAST_INTEGER, _MOST_INTEGER = -(2**63), 2**64 - 1
@@ -252,9 +253,7 @@ def lighten(item: Item, pointer: str) -> list[str]:
     Returns:
         The names of what was left out.
     """
-    heavy = [
-        name for name in item if name not in {"pk", "sk", "key"} and attribute_bytes(item[name]) > _LARGE_FIELD_BYTES
-    ]
+    heavy = [name for name in item if name not in _NEVER_LEFT_OUT and attribute_bytes(item[name]) > _LARGE_FIELD_BYTES]
     for name in heavy:
         del item[name]
     item["pointer"] = {"S": pointer}

@@ -32,6 +32,8 @@ class Status(StrEnum):
 # A member of an enumeration takes longer to look up than a record takes to answer.
 _PREDICTED: Final = Status.PREDICTED.value
 _ABSTAINED: Final = Status.ABSTAINED.value
+# Of one record's, in its message: a model may have ten thousand features, and a record none of them.
+_MOST_PROBLEMS: Final = 100
 
 
 @dataclass(slots=True)
@@ -204,6 +206,7 @@ class Outcomes:
 
     def _rejection(self, position: int, problems: list[str]) -> dict[str, Any]:
         rejection: dict[str, Any] = {"id": self.ids[position], "model": self.model}
+        more = len(problems) - _MOST_PROBLEMS
         if self.parts:
             judge = next((part for part in self.parts if position in part.rejected), self.parts[0])
             source = judge.provenance
@@ -212,7 +215,7 @@ class Outcomes:
         return rejection | {
             "status": Status.REJECTED.value,
             "code": self.code,
-            "message": "; ".join(problems),
+            "message": "; ".join(problems[:_MOST_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])),
             "at": self.at,
         }
 

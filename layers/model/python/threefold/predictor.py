@@ -21,7 +21,7 @@ from threefold.release import Route, route
 from threefold.sessions import Sessions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
     from aws_lambda_powertools import Logger
@@ -104,7 +104,7 @@ class Predictor:
             payloads, rows, late = request.rows, routed, frozenset[int]()
             if self._lookup is not None and model.online:
                 if found is None or served.digest != chosen.digest:
-                    found = self._look_up(self._lookup, request, _routes(confirmed, request, ids), (chosen, model))
+                    found = self._look_up(self._lookup, request, confirmed, ids, (chosen, model))
                 taken = found.take(routed)
                 payloads, rows, late = found.records, taken.rows, frozenset(taken.problems)
                 problems |= taken.problems
@@ -143,7 +143,8 @@ class Predictor:
         self,
         lookup: FeatureLookup,
         request: Request,
-        routes: Iterable[tuple[Route, npt.NDArray[np.intp] | None]],
+        confirmed: Confirmed,
+        ids: Sequence[str],
         loaded: tuple[Route, Model],
     ) -> Found:
         """Look up for all records at once: those that another package answers may be of the same entities.
@@ -151,15 +152,27 @@ class Predictor:
         Args:
             lookup: what looks up.
             request: whose records.
-            routes: the packages that should answer, with the positions of their records.
-            loaded: one of them, and what answers for it.
+            confirmed: the release that is followed.
+            ids: the records' prediction ids.
+            loaded: one of the packages that should answer, and what answers for it.
         """
         chosen, model = loaded
         packages = [
-            (model.package if route == chosen else self.sessions.fetch(request.model, route.digest), rows)
-            for route, rows in routes
+            (model.package if route == chosen else self._answering(confirmed, route), rows)
+            for route, rows in _routes(confirmed, request, ids)
         ]
         return lookup.look_up(request, packages)
+
+    def _answering(self, confirmed: Confirmed, chosen: Route) -> Package:
+        """The package that will answer: the chosen one, or the one that stands in for it."""
+        name, standby = confirmed.release.model, self._standby(confirmed, chosen)
+        if standby is None:
+            return self.sessions.fetch(name, chosen.digest)
+        try:
+            found = self.package(name, chosen.digest)
+        except NotServable:
+            found = None
+        return found if found is not None else self.sessions.fetch(name, standby.digest)
 
     def confirmed(self, request: Request) -> Confirmed:
         """The release that a request follows."""
@@ -234,32 +247,53 @@ class Predictor:
             self._observe(Metric.PACKAGE_REFUSED, 1, name)
 
     def key_field(self, model: str) -> str | None:
-        """The field of a record that is its own id, as the champion declares it, or the last good one in its place.
+        """The field of a record that is its own id, as the model's standing package declares it.
+
+        Raises:
+            UnknownModel: as `standing`.
+            NotServable: as `standing`.
+        """
+        return self.standing(model).manifest.key
+
+    def standing(self, model: str) -> Package:
+        """The champion's package, or that of the last good one in its place while the champion's cannot be had.
 
         Raises:
             UnknownModel: it has no release.
-            NotServable: the champion's package cannot be had.
+            NotServable: neither can be had.
         """
         confirmed = self.registry.release(model)
         champion = Route(confirmed.release.champion.digest, confirmed.release.champion.version, "champion")
         if (loaded := self.sessions.peek(champion.digest)) is not None:
-            return loaded.manifest.key
+            return loaded.package
         standby = self._standby(confirmed, champion)
         if standby is not None and (loaded := self.sessions.peek(standby.digest)) is not None:
-            return loaded.manifest.key
+            return loaded.package
         if (
             standby is not None
             and self._at_hand(model, standby)
             and not self.registry.packages.at_hand(champion.digest)
         ):
-            return self.sessions.fetch(model, standby.digest).manifest.key
+            return self.sessions.fetch(model, standby.digest)
         try:
-            return self.sessions.fetch(model, champion.digest).manifest.key
+            return self.sessions.fetch(model, champion.digest)
         except NotServable as error:
             if standby is None:
                 self._refuse(model, error)
                 raise
-            return self.sessions.fetch(model, standby.digest).manifest.key
+            return self.sessions.fetch(model, standby.digest)
+
+    def package(self, model: str, digest: str) -> Package | None:
+        """A package, or None if it is not here within the time that a request waits for one; it goes on coming.
+
+        Raises:
+            NotServable: it cannot be had now.
+        """
+        if (loaded := self.sessions.peek(digest)) is not None:
+            return loaded.package
+        if self.registry.packages.at_hand(digest):
+            return self.sessions.fetch(model, digest)
+        return self.sessions.fetch_within(model, digest, self._load_budget_seconds)
 
     def ready(self, model: str) -> Confirmed:
         """See that a model's champion can be served: its release known, its package loaded and checked.

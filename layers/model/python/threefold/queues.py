@@ -25,7 +25,6 @@ _LONGEST_WAIT_SECONDS: Final = 2.0
 class QueueSender:
     """Sends message bodies to one queue."""
 
-    target = "predictions queue"
     bytes_per_call = BYTES_PER_CALL
 
     def __init__(
@@ -33,6 +32,7 @@ class QueueSender:
         client: Any,  # noqa: ANN401 - of the one service or the other
         address: str,
         *,
+        target: str,
         threads: int = 8,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -41,11 +41,13 @@ class QueueSender:
         Args:
             client: an SQS client with as many connections as threads.
             address: where to: the queue's URL.
+            target: what it is called where something is said of it.
             threads: calls in flight at a time.
             sleep: waits between tries.
         """
         self._client = client
         self._address = address
+        self.target = target
         self._threads = threads
         self._sleep = sleep
 
@@ -55,7 +57,7 @@ class QueueSender:
         """Send bodies; what is reported as failed is tried again until the deadline.
 
         Args:
-            bodies: UTF-8 texts.
+            bodies: JSON.
             deadline: on the monotonic clock.
             more: what else each entry has, like its message attributes; nothing if it is empty.
 
@@ -75,7 +77,7 @@ class QueueSender:
         """Send bodies to a FIFO queue or topic; of each group one at a time, and none after one that failed.
 
         Args:
-            bodies: UTF-8 texts.
+            bodies: JSON.
             groups: the positions of each group's bodies, in their order.
             deadline: on the monotonic clock.
             more: what else each entry has: its group and its deduplication id.
@@ -112,7 +114,7 @@ class QueueSender:
     ) -> dict[int, str]:
         wait = _FIRST_WAIT_SECONDS
         while True:
-            entries = [self._entry(i, bodies[i].decode()) | dict(more[i] if more else {}) for i in positions]
+            entries = [self._entry(i, _text(bodies[i])) | dict(more[i] if more else {}) for i in positions]
             failures: dict[int, dict[str, Any]]
             try:
                 response = self._post(entries)
@@ -142,7 +144,6 @@ class QueueSender:
 class TopicSender(QueueSender):
     """Publishes message bodies to one topic of SNS, of which the predictions queue is one subscriber."""
 
-    target = "predictions topic"
     bytes_per_call = TOPIC_BYTES_PER_CALL
 
     def _entry(self, position: int, body: str) -> dict[str, Any]:
@@ -150,6 +151,14 @@ class TopicSender(QueueSender):
 
     def _post(self, entries: list[dict[str, Any]]) -> Any:  # noqa: ANN401 - boto3's answer
         return self._client.publish_batch(TopicArn=self._address, PublishBatchRequestEntries=entries)
+
+
+def _text(body: bytes) -> str:
+    """A JSON text as SQS takes it, which is what XML 1.0 takes: two of the characters that JSON's writers leave alone.
+
+    https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
+    """
+    return body.decode().replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")
 
 
 def _calls(positions: Sequence[int], bodies: Sequence[bytes], bytes_per_call: int) -> Iterator[list[int]]:

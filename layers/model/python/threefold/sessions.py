@@ -136,28 +136,51 @@ class Sessions:
         """
         if (model := self.peek(digest)) is not None:
             return model
-        self._stop_failed(digest)
-        with self._state:
-            if (future := self._bringing.get(digest)) is None:
-                if self._pool is None:
-                    self._pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="load")
-                future = self._bringing[digest] = self._pool.submit(self._bring, name, digest, beside)
-        done, _ = wait([future], timeout=seconds)
-        if not done:
+        future, _ = self._beside(digest, lambda: self._bring(name, digest, beside))
+        if not wait([future], timeout=seconds).done:
             return None
         future.result()
         return self.get(name, digest)
 
+    def fetch_within(self, name: str, digest: str, seconds: float) -> Package | None:
+        """The package, or None if it is not on the disk within the time; the download goes on beside.
+
+        Who asks again while it is on its way does not wait once more.
+
+        Raises:
+            NotServable: as `get_within`.
+        """
+        future, new = self._beside(digest, lambda: self._fetch_sized(name, digest))
+        if not wait([future], timeout=seconds if new else 0).done:
+            return None
+        future.result()
+        return self.fetch(name, digest)
+
+    def _beside(self, digest: str, bring: Callable[[], object]) -> tuple[Future[None], bool]:
+        """Bring something of a package in another thread; what that is doing, and whether it began with it now."""
+        self._stop_failed(digest)
+
+        def run() -> None:
+            try:
+                bring()
+            finally:
+                with self._state:
+                    del self._bringing[digest]
+
+        with self._state:
+            if (future := self._bringing.get(digest)) is not None:
+                return future, False
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="load")
+            future = self._bringing[digest] = self._pool.submit(run)
+            return future, True
+
     def _bring(self, name: str, digest: str, beside: str) -> None:
         """Fetch a package, and open it if that leaves the model that answers meanwhile where it is."""
-        try:
-            _, size_bytes = self._fetch_sized(name, digest)
-            with self._opening:
-                if self.peek(digest) is None and self._drop_until_fit(size_bytes, beside):
-                    self._open(name, digest)
-        finally:
-            with self._state:
-                del self._bringing[digest]
+        _, size_bytes = self._fetch_sized(name, digest)
+        with self._opening:
+            if self.peek(digest) is None and self._drop_until_fit(size_bytes, beside):
+                self._open(name, digest)
 
     def _fetch_sized(self, name: str, digest: str) -> tuple[Package, int]:
         """A package, and what its model will take in memory."""

@@ -96,11 +96,11 @@ class Ring:
             return float(sum(cell.count for cell in found))
         if agg == "sum":
             # Exact, whatever the version of Python: its sum() is another one since 3.12.
-            return math.fsum(cell.total for cell in found)
+            return _total(found)
         if not found:
             return math.nan
         if agg == "mean":
-            return math.fsum(cell.total for cell in found) / sum(cell.count for cell in found)
+            return _total(found) / sum(cell.count for cell in found)
         return max(cell.most for cell in found) if agg == "max" else found[-1].last
 
     def to_bytes(self) -> bytes:
@@ -293,9 +293,10 @@ def replay(
         (name, source.entity, source.series, source.agg, source.agg in {"count", "sum"})
         for name, source in windows.features
     ]
-    first: dict[str, int] = {}
+    first: dict[tuple[str | None, ...], int] = {}
     for i in events.in_order():
-        if events.ids is not None and (known := first.setdefault(events.ids[i], i)) != i:
+        event = () if events.ids is None else (events.ids[i], *(events.entities[entity][i] for entity in kept))
+        if event and (known := first.setdefault(event, i)) != i:
             for column in found.values():
                 column[i] = column[known]
             continue
@@ -343,6 +344,14 @@ def number_of(value: object) -> float | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) else None
+
+
+def _total(cells: Sequence[_Cell]) -> float:
+    totals = [cell.total for cell in cells]
+    try:
+        return math.fsum(totals)
+    except (OverflowError, ValueError):  # beyond what a float holds: an infinity, or no number, and no feature
+        return sum(totals)
 
 
 def _mark(identity: str) -> bytes:

@@ -94,28 +94,24 @@ def decode(body: str, fallback: tuple[str, int]) -> Message:
     if not isinstance(document, dict):
         message = f"message: want an object, got a JSON {type(document).__name__}"
         raise Malformed(message)
-    model, key = document.get("model"), document.get("key")
-    if not isinstance(model, str):
+    if not isinstance(model := document.get("model"), str):
         message = f"message: want a model's name, got {shown(model)}"
         raise Malformed(message)
-    if key is not None and not isinstance(key, str):
-        if not isinstance(key, int):
-            message = f"message: want a key that is text or a whole number, got {shown(key)}"
-            raise Malformed(message)
-        key = str(key)
-    envelope = Message(*fallback, model, key)
+    envelope = Message(*fallback, model, None)
     if "id" in document:
         envelope.id, envelope.named = _identifier(document["id"]), True
-    if "at" in document:
-        envelope.at_ms = _milliseconds("at", document["at"])
-    if (expires := document.get("expires_at")) is not None:
-        envelope.expires_ms = _milliseconds("expires_at", expires)
-    record, inputs = document.get("record"), document.get("inputs")
-    if inputs is None and isinstance(record, dict):
-        envelope.record = record
-        return envelope
     try:
-        envelope.tensors = _tensors(record, inputs)
+        if (key := document.get("key")) is not None:
+            envelope.key = key if isinstance(key, str) else _key(key)
+        if "at" in document:
+            envelope.at_ms = _milliseconds("at", document["at"])
+        if (expires := document.get("expires_at")) is not None:
+            envelope.expires_ms = _milliseconds("expires_at", expires)
+        record, inputs = document.get("record"), document.get("inputs")
+        if inputs is None and isinstance(record, dict):
+            envelope.record = record
+        else:
+            envelope.tensors = _tensors(record, inputs)
     except ThreefoldError as error:
         envelope.problem = error
     return envelope
@@ -150,6 +146,14 @@ def _identifier(found: object) -> str:
         message = f"message: want an id of 1 to {MAXIMUM_ID} bytes, got {shown(found)}"
         raise Malformed(message)
     return found
+
+
+def _key(found: object) -> str:
+    """A record's own id that is no text."""
+    if not isinstance(found, int):
+        message = f"message: want a key that is text or a whole number, got {shown(found)}"
+        raise Malformed(message)
+    return str(found)
 
 
 def _milliseconds(field: str, at: object) -> int:
