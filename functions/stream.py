@@ -90,7 +90,8 @@ def _process(deliveries: Sequence[Delivery], failed: Failed, deadline: float) ->
         for some in _parts(deliveries, failed, deadline):
             _decode(some)
             _place(some, failed)
-            _recall(some)
+            counted = _counted(some)
+            _recall(some, counted)
             _expire(some)
             if _tried_enough(some):
                 failed[some[0].message_id] = "its function ended each time before it could say why"
@@ -99,7 +100,7 @@ def _process(deliveries: Sequence[Delivery], failed: Failed, deadline: float) ->
             _score(part, failed)
             _store(part, failed, deadline)
             # Before the next part is scored, whose windows have these events in them.
-            _count(part, failed, deadline)
+            _count(part, counted, failed, deadline)
             for delivery in some:
                 delivery.let_go()
         _share(deliveries, same, failed)
@@ -166,13 +167,19 @@ def _place(deliveries: Sequence[Delivery], failed: Failed) -> None:
         delivery.place = Place(message.model, key or message.id, message.at_ms, message.id)
 
 
-def _recall(deliveries: Sequence[Delivery]) -> None:
+def _counted(deliveries: Sequence[Delivery]) -> set[str]:
+    """The models of some messages whose events are counted for windows."""
+    models = {delivery.place.model for delivery in deliveries if delivery.place is not None}
+    return {model for model in models if _counter().needed(model)}
+
+
+def _recall(deliveries: Sequence[Delivery], counted: set[str]) -> None:
     """First answer wins: what was delivered, or sent by its producer before, may have its outcome already."""
     again = [
         delivery
         for delivery in deliveries
         # SQS may deliver a message twice without a word; a window would count it as an event before itself.
-        if delivery.place is not None and (delivery.again or _counter().needed(delivery.place.model))
+        if delivery.place is not None and (delivery.again or delivery.place.model in counted)
     ]
     if not again:
         return
@@ -201,7 +208,8 @@ def _twins(deliveries: Sequence[Delivery]) -> dict[str, Delivery]:
     first: dict[tuple[str, str], Delivery] = {}
     found: dict[str, Delivery] = {}
     for delivery in deliveries:
-        if delivery.place is not None and delivery.message is not None and delivery.message.named:
+        message = delivery.message
+        if message is not None and message.named and delivery.place is not None:
             known = first.setdefault((delivery.place.pk, delivery.place.sk), delivery)
             if known is not delivery:
                 found[delivery.message_id] = known
@@ -288,33 +296,27 @@ def _store(deliveries: Sequence[Delivery], failed: Failed, deadline: float) -> N
                 failed[delivery.message_id] = "predictions table: want the outcome written, got it refused or no time"
 
 
-def _count(deliveries: Sequence[Delivery], failed: Failed, deadline: float) -> None:
+def _count(deliveries: Sequence[Delivery], counted: set[str], failed: Failed, deadline: float) -> None:
     """Count for the models' windows what has its outcome: a crash before this, or after it, is another delivery."""
     groups: dict[str, list[tuple[Delivery, Message]]] = defaultdict(list)
-    needed: dict[str, bool] = {}
-    for delivery in deliveries:
+    for delivery in deliveries if counted else ():
         message, outcome = delivery.message, delivery.outcome
         if message is None or message.record is None or outcome is None or outcome["status"] in UNCOUNTED:
             continue
-        if delivery.place is None or delivery.message_id in failed:
-            continue
-        model = message.model
-        if model not in needed:
-            needed[model] = _counter().needed(model)
-        if needed[model]:
-            groups[model].append((delivery, message))
+        if delivery.place is not None and delivery.message_id not in failed and message.model in counted:
+            groups[message.model].append((delivery, message))
     for model, members in groups.items():
         messages = [message for _, message in members]
-        counted = _counter().count(
+        found = _counter().count(
             model,
             [message.record for message in messages if message.record is not None],
             [message.at_ms for message in messages],
             [message.id for message in messages],
             deadline=deadline,
         )
-        failed |= {members[i][0].message_id: reason for i, reason in counted.undone.items()}
-        if counted.late:
-            _telemetry().add(Metric.LATE_EVENTS, counted.late, model)
+        failed |= {members[i][0].message_id: reason for i, reason in found.undone.items()}
+        if found.late:
+            _telemetry().add(Metric.LATE_EVENTS, found.late, model)
 
 
 def _point(delivery: Delivery) -> None:
