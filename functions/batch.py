@@ -260,8 +260,8 @@ def _score(event: Event, deadline: float, started: float) -> dict[str, Any]:
         reason = str(error) if isinstance(error, ThreefoldError) else f"{type(error).__name__}; the log says more"
         chunks.put(job, chunk.id, attempt, {"reason": reason}, spent=spent())
         raise
-    if work is None:
-        chunks.put(job, chunk.id, attempt, {}, spent=spent())
+    if work.left:
+        chunks.put(job, chunk.id, attempt, {}, spent=spent(work.written_items))
         telemetry.logger.info("chunk left, for its job does not go on", job=job, chunk=chunk.number)
         return {}
     chunks.put(job, chunk.id, attempt, {**work.values(), "attempt": attempt}, spent=spent(work.written_items))

@@ -21,6 +21,7 @@ from threefold.chunks import Counts
 from threefold.deferral import fifo_group
 from threefold.jobs import ENDED, JobState, JobTable, Upload
 from threefold.names import PENDING_PREFIX, UPLOAD_SUFFIXES
+from threefold.protocols.message import is_identifier
 from threefold.tables.options import Options, encode
 from threefold_ops import transfer
 from threefold_ops.errors import OperatorError
@@ -224,6 +225,7 @@ class Queues:
             OperatorError: the queue refused some.
         """
         named = [{"id": uuid.uuid4().hex, **message} for message in messages]
+        ids: list[str] = []
         for start in range(0, len(named), _MESSAGES_PER_CALL):
             entries = [
                 {"Id": str(i), "MessageBody": json.dumps(message), **self._order(message)}
@@ -233,7 +235,13 @@ class Queues:
             if failed := response.get("Failed"):
                 message = f"requests queue: want all messages taken, got {failed[0]['Message']}"
                 raise OperatorError(message)
-        return [message["id"] for message in named]
+            known = {int(sent["Id"]): sent["MessageId"] for sent in response["Successful"]}
+            ids += [
+                # What is no id is answered under the queue's own.
+                identity if is_identifier(identity := named[start + i]["id"]) else known[i]
+                for i in range(len(entries))
+            ]
+        return ids
 
     def _order(self, message: Mapping[str, Any]) -> dict[str, str]:
         """What a FIFO queue asks of a message: messages of one key are a group."""

@@ -80,7 +80,7 @@ class EntityDesk:
         rows, done = _rows(path, entity, moved), 0
         with ThreadPoolExecutor(_CALLS_AT_A_TIME) as pool:
             # Group by group, so that of two rows of one entity the later one stays.
-            while group := list(itertools.islice(rows, _CALLS_AT_A_TIME * WRITES_PER_CALL)):
+            for group in _groups(rows, _CALLS_AT_A_TIME * WRITES_PER_CALL):
                 last = {row.value: row for row in group}
                 items = [row.item(entity, expires) for row in last.values()]
                 batches = [items[i : i + WRITES_PER_CALL] for i in range(0, len(items), WRITES_PER_CALL)]
@@ -140,6 +140,22 @@ class _Row:
         fields = {name: {"S": cell} for name, cell in self._fields.items()}
         item: Item = {"pk": {"S": entity_key((entity, self.value))}, "fields": {"M": fields}}
         return item if expires is None else item | {"expires": {"N": expires}}
+
+
+def _groups(rows: Iterator[_Row], size: int) -> Iterator[list[_Row]]:
+    """So many rows at a time; before an error, those that came before it."""
+    group: list[_Row] = []
+    try:
+        for row in rows:
+            group.append(row)
+            if len(group) == size:
+                yield group
+                group = []
+    except OperatorError:
+        yield group
+        raise
+    if group:
+        yield group
 
 
 def _rows(path: Path, entity: str, moved: Callable[[int], None]) -> Iterator[_Row]:

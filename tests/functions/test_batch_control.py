@@ -123,6 +123,7 @@ def test_a_job_cancelled_in_the_middle_of_a_chunk_stops_at_the_next_look(
     assert "attempt" not in batch._jobs().chunks.of(job)[0, 0]
     # It is billed all the same.
     assert batch._jobs().chunks.of(job)[0, 0]["worker_ms"] > 0
+    assert batch._jobs().chunks.of(job)[0, 0]["written_items"] == sum(sizes)
     assert "Contents" not in world.s3.list_objects_v2(Bucket="results", Prefix=f"small/{job}/parts/")
     world.control().resume(job)
     restarted = world.run(job, f"{job}-1")

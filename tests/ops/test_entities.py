@@ -92,6 +92,14 @@ def test_a_wrong_row_is_said_by_its_line(text: str, said: str, client: Any, tmp_
         EntityDesk(client, TABLE).load(written(tmp_path, text), "user_id", ttl_days=None)
 
 
+def test_rows_before_a_wrong_one_are_loaded(client: Any, tmp_path: Path) -> None:
+    desk, text = EntityDesk(client, TABLE), "user_id,age\n" + "".join(f"{i},{i}\n" for i in range(300))
+    with pytest.raises(OperatorError, match=r"users.csv:302: user_id: want whose row it is"):
+        desk.load(written(tmp_path, text + ",1\n301,1\n"), "user_id", ttl_days=None)
+    known = [desk.get("user_id", str(i))["fields"] for i in (0, 299, 301)]
+    assert known == [{"age": "0"}, {"age": "299"}, None]
+
+
 def test_what_is_no_text_is_said_by_its_line(client: Any, tmp_path: Path) -> None:
     path = tmp_path / "users.csv"
     path.write_bytes(b"user_id,age\n1,2\n2,\xff\n")

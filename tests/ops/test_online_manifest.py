@@ -76,3 +76,13 @@ def test_what_is_looked_up_by_must_be_brought(part: str, tmp_path: Path) -> None
     )
     (finding,) = inspect_model_file(path).findings
     assert "want time, entity and of that a record brings, got ['a'], looked up themselves" in finding.message
+
+
+def test_what_is_aggregated_is_no_text(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "name: region, type: string",
+        "name: b, type: float32, from: window, agg: sum, over: 1h, entity: card, of: region",
+    )
+    (finding,) = inspect_model_file(path).findings
+    assert "want of to name a number, got ['region'], a string" in finding.message

@@ -28,13 +28,33 @@ def test_lines_are_records_or_whole_messages(tmp_path: Path) -> None:
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_a_csv_is_read_by_its_own_delimiter(delimiter: str, tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
-    file.write_text(delimiter.join(["a", "b"]) + "\r\n" + delimiter.join(["1.5", "red", "too many"]) + "\r\n")
-    assert read_messages("wine", file) == [{"model": "wine", "record": {"a": 1.5, "b": "red"}}]
+    lines = [[" a", "b ", "c", "d", "e"], ["1.5", "red", "true", "", "null"], ["1", '"two\nlines"', "[1]", "007", "x"]]
+    file.write_text("\ufeff" + "\r\n".join(map(delimiter.join, lines)), newline="")
+    assert [message["record"] for message in read_messages("wine", file)] == [
+        {"a": 1.5, "b": "red", "c": True, "e": "null"},
+        {"a": 1, "b": "two\nlines", "c": "[1]", "d": "007", "e": "x"},
+    ]
+
+
+def test_json_is_read_as_lines_or_as_an_array(tmp_path: Path) -> None:
+    file = tmp_path / "records"
+    for text in ('[{"a": "x\u2028y"}, {"a": 2}]', '{"a": "x\u2028y"}\r\n{"a": 2}\r\n'):
+        file.write_text(text, newline="")
+        assert [message["record"] for message in read_messages("wine", file)] == [{"a": "x\u2028y"}, {"a": 2}]
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b'{"a": 1}\n{"a": \n', "lines:2: want a JSON object"), (b"\x1f\x8b\x08\x00", "want UTF-8 text")],
+    [
+        (b'{"a": 1}\n{"a": \n', "lines:2: want JSON, got "),
+        (b"[1]", "lines: number 1: want a JSON object, got 1"),
+        (b"\x1f\x8b\x08\x00", "want UTF-8 text"),
+        (b"a,b\n1,2\n1,2,3\n", "lines:3: want 2 cells, got 3"),
+        (b"a,a\n1,2\n", r"want each column once, got \['a'\]"),
+        (b"", "want records, got none"),
+        (b"a,b\n", "want records, got none"),
+        (b"[]", "want records, got none"),
+    ],
 )
 def test_a_file_that_cannot_be_sent_says_why_and_where(content: bytes, said: str, tmp_path: Path) -> None:
     file = tmp_path / "lines"

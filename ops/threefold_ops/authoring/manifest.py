@@ -246,6 +246,10 @@ class ModelFile(_Part):
         if circular := sorted(looked_up & asked):
             message = f"features: want time, entity and of that a record brings, got {circular}, looked up themselves"
             raise ValueError(message)
+        texts = {part.name for part in self.features if part.type == "string"}
+        if odd := sorted({part.of for part in self.features if part.of in texts}):
+            message = f"features: want of to name a number, got {odd}, a string"
+            raise ValueError(message)
         return self
 
     def assets(self) -> list[str]:

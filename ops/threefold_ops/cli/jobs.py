@@ -14,7 +14,7 @@ from threefold.names import Door, stack_name
 from threefold_ops.cli.choice import Aws, Region, Stage, choose
 from threefold_ops.cli.console import Json, app, err, out, print_json
 from threefold_ops.cli.following import Board, follow, uploading
-from threefold_ops.cli.telling import line, lines, public
+from threefold_ops.cli.telling import ended, line, lines, public
 from threefold_ops.errors import OperatorError
 from threefold_ops.evaluation.costs import PRICES, job_cost, read_prices
 from threefold_ops.job_desk import JobDesk
@@ -157,13 +157,17 @@ def resume(
 def results(
     identifier: Id,
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the joined results; .gz packs them.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write the joined results; .gz packs them.")
+    ] = None,
     rejects: Annotated[Path | None, typer.Option(help="Where to write the rows that could not be scored.")] = None,
     aws: Aws = False,
     stage: Stage = "dev",
     region: Region = None,
 ) -> None:
     """Download what came of a job."""
+    if output is None and rejects is None:
+        raise OperatorError("results: want --output, --rejects or both, got neither")
     for path in (output, rejects):
         _check_folder(path)
     desk, _ = _desk(aws=aws, stage=stage, region=region)
@@ -215,6 +219,8 @@ def _follow(
 ) -> None:
     board = Board(err, quiet=as_json)
     item = follow(desk.inbox, job, board, timeout_seconds=timeout_seconds, console=err, where=where)
+    if not as_json and (said := ended(item)):
+        err.print(said)
     if output is not None and item.get("predictions_key"):
         desk.inbox.download(item["predictions_key"], output)
     _say(item, as_json=as_json)

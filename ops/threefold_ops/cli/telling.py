@@ -47,6 +47,15 @@ def line(job: Values, width: int) -> str:
     return head + ", ".join(word for word in words if word)
 
 
+def ended(job: Values) -> str:
+    """What became of the rows of a job that has ended; nothing where it has none."""
+    if not job.get("rows"):
+        return ""
+    said = f"{job['rows']:,} rows: " + ", ".join(f"{job[name]:,} {name}" for name in _ENDS if job.get(name))
+    rejects = f"; 'threefold results {job['job'][:_SHORT]} --rejects FILE' says why" if job.get("rejected") else ""
+    return said + rejects
+
+
 def lines(job: Mapping[str, Any], counts: Counts, cost: str | None, bucket: str) -> list[tuple[str, str]]:
     """All that is known of a job; what is not known is left out.
 

@@ -185,9 +185,12 @@ def send(
     """Push records to the requests queue, and print the answers as they come."""
     choice = choose(aws=aws, stage=stage, region=region)
     queues = Queues(choice.system(), choice.target)
-    ids = queues.send(read_messages(model, file))
-    for outcome in queues.receive(ids, timeout_seconds=timeout_seconds):
+    answered = False
+    for outcome in queues.receive(queues.send(read_messages(model, file)), timeout_seconds=timeout_seconds):
         print_json(outcome)
+        answered |= "error" not in outcome
+    if not answered:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -109,9 +109,12 @@ def scaffold(wanted: Wanted) -> Scaffold:
         raise OperatorError(f"{folder}: want a folder that is not there yet, got one; nothing is overwritten")
     if wanted.data is None and (wanted.target or wanted.key):
         raise OperatorError(f"{'--target' if wanted.target else '--key'}: want --data with it, got none")
-    with tempfile.TemporaryDirectory(prefix="threefold-new-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="threefold-new-") as temporary:
+        # Within, for the temporary one is its owner's alone, and a copy would be too.
+        scratch = Path(temporary) / wanted.name
+        scratch.mkdir()
         try:
-            making = _begin(wanted, Path(scratch))
+            making = _begin(wanted, scratch)
             files = _write(making)
         except ThreefoldError as error:
             raise OperatorError(f"{wanted.model}: {error}") from error

@@ -54,6 +54,8 @@ def test_a_header_without_line_end_is_one() -> None:
         (b"a,b\xff\n", "want UTF-8, got byte 0xff"),
         (b"a,b,a,b,c\n", r"got \['a', 'b'\] more than once"),
         (b'a,"b\n1,2\n', "want quotes that are closed"),
+        (b"a,b\r1,2\r3,4\r", "want a line of CSV that ends in LF or CRLF, got a lone CR in it"),
+        (b"a,b\rc", "got a lone CR in it"),
     ],
 )
 def test_what_is_no_header_is_refused_with_the_reason(head: bytes, reason: str) -> None:

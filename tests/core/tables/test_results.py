@@ -57,18 +57,19 @@ def test_a_result_file_can_be_uploaded_again() -> None:
 
 def test_a_record_of_another_form_is_fitted_to_the_header() -> None:
     header = Header("a,b,c", ",", "\n")
-    found = read(header, '1,2\n1,2,3,4\n1,"2\n')
+    found = read(header, '1,2\n1,2,3,4\n1,"2\n1,2\r3,4\n')
     rejection = {"id": "job-1", "status": "rejected", "code": "invalid_table", "message": "record: want 3 cells"}
     rows = ResultRows(header, "regression")
     content = b"".join(rows.joined(batch, [rejection] * batch.count) for batch in found)
     table = parse(content)
-    assert [row[:3] for row in table] == [["1", "2", ""], ["1", "2", "3"], ["1", "2", ""]]
+    assert [row[:3] for row in table] == [["1", "2", ""], ["1", "2", "3"], ["1", "2", ""], ["1", "2 3", "4"]]
     assert {len(row) for row in table} == {3 + len(rows.columns)}
     rejects = parse(b"".join(rows.rejected(batch, [rejection] * batch.count) for batch in found))
     assert [(row[0], row[1], row[4]) for row in rejects] == [
         ("1", "1", "1,2"),
         ("2", "2", "1,2,3,4"),
         ("3", "3", '1,"2'),
+        ("4", "4", "1,2\r3,4"),
     ]
 
 
@@ -83,6 +84,15 @@ def test_a_reject_says_row_line_column_reason_and_text() -> None:
         ["row", "line", "column", "reason", "text"],
         ["2", "3", "a; b", message, "'=1+1,x,y"],
     ]
+
+
+def test_a_time_that_is_none_is_found_in_its_column() -> None:
+    header = Header("a,at,at 2", ",", "\n")
+    (batch,) = read(header, "1,soon,x\n")
+    rejection = {"id": "job-1", "status": "rejected", "code": "outside_signature"}
+    rejection["message"] = "time 'at': want ISO 8601 or milliseconds, got 'soon'"
+    ((_, _, column, _, _),) = parse(ResultRows(header, "regression").rejected(batch, [rejection]))
+    assert column == "at"
 
 
 @pytest.mark.parametrize("text", ["=A1", "+1", "-1", "@sum", "\tx", "\rx", "\uff1dA1"])

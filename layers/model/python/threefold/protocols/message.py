@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from threefold import strict_json
 from threefold.errors import Malformed, ThreefoldError, shown
@@ -140,9 +140,14 @@ def _tensors(record: object, inputs: object) -> dict[str, npt.NDArray[Any]]:
     return decode_tensors(inputs)
 
 
+def is_identifier(found: object) -> TypeGuard[str]:
+    """Whether something may be a message's id."""
+    return isinstance(found, str) and 0 < len(found.encode(errors="surrogatepass")) <= MAXIMUM_ID
+
+
 def _identifier(found: object) -> str:
     """A producer's id for its message."""
-    if not isinstance(found, str) or not 0 < len(found.encode()) <= MAXIMUM_ID:
+    if not is_identifier(found):
         message = f"message: want an id of 1 to {MAXIMUM_ID} bytes, got {shown(found)}"
         raise Malformed(message)
     return found

@@ -116,4 +116,11 @@ def _read(body: bytes, delimiter: str) -> Top:
         message = f"line 1: want UTF-8, got byte 0x{body[error.start]:02x}"
         raise InvalidTable(message) from error
     newline = "\r\n" if body[stop:end].startswith(b"\r") else "\n"
-    return Top(Header(text, delimiter, newline), end, 1 + body.count(b"\n", 0, end))
+    top = Top(Header(text, delimiter, newline), end, 1 + body.count(b"\n", 0, end))
+    try:
+        _ = top.header.columns
+    except csv.Error as error:
+        got = "a lone CR in it" if "\r" in text else str(error)
+        message = f"header: want a line of CSV that ends in LF or CRLF, got {got}"
+        raise InvalidTable(message) from error
+    return top

@@ -92,7 +92,7 @@ class ResultRows:
         rows = []
         for position, line in zip(positions, batch.lines(positions), strict=True):
             reason = predictions[position]["message"]
-            named = [name for name in columns if f"input '{name}': " in reason]
+            named = [name for name in columns if f"input '{name}': " in reason or f"time '{name}': " in reason]
             cells = ("; ".join(named), reason, texts[position].decode())
             rows.append([numbers[position], line, *map(escape, cells)])
         return b"".join(self._lines(rows))
@@ -108,8 +108,10 @@ class ResultRows:
 
     def _fit(self, text: bytes) -> bytes:
         """A record of another form in the header's form: cells left empty or left out, and everything quoted."""
+        # The module takes a CR in a record for a line's end, and refuses what comes after it.
+        plain = text.decode().replace("\r", " ")
         try:
-            cells = next(csv.reader([text.decode()], delimiter=self._header.delimiter), [])
+            cells = next(csv.reader([plain], delimiter=self._header.delimiter), [])
         except csv.Error:
             cells = []
         cells = [*cells, *[""] * self._width][: self._width]

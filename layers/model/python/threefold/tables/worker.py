@@ -54,12 +54,14 @@ class Work:
         rest: what there was no time for.
         sizes: of the files that were written, in bytes, as `<folder>_bytes`.
         written_items: how many outcomes went to the predictions table.
+        left: whether it was left because the job does not go on.
     """
 
     counts: Counts
     rest: Chunk | None
     sizes: dict[str, int]
     written_items: int
+    left: bool = False
 
     def values(self) -> dict[str, Any]:
         """What the chunk's item says of it."""
@@ -114,7 +116,7 @@ class ChunkWorker:
         self._clock = clock
         self._now_ms = now_ms
 
-    def work(self, plan: Plan, chunk: Chunk, *, deadline: float, goes_on: Callable[[], bool]) -> Work | None:
+    def work(self, plan: Plan, chunk: Chunk, *, deadline: float, goes_on: Callable[[], bool]) -> Work:
         """Score a chunk, or as much of it as there is time for. Done again, it lands on the same items and files.
 
         Args:
@@ -124,15 +126,15 @@ class ChunkWorker:
             goes_on: whether the job does, asked now and then.
 
         Returns:
-            What became of it; None if the job does not go on.
+            What became of it; nothing but what was written if the job does not go on.
 
         Raises:
             StorageUnavailable: there was no time for a single batch.
         """
         try:
             return self._work(plan, chunk, deadline, goes_on)
-        except _Stopped:
-            return None
+        except _Stopped as stopped:
+            return Work(Counts(), chunk, {}, stopped.written, left=True)
 
     def _work(self, plan: Plan, chunk: Chunk, deadline: float, goes_on: Callable[[], bool]) -> Work:
         windows = RowWindows(self._s3, self._bucket, plan, chunk) if plan.windows else None
@@ -168,7 +170,7 @@ class ChunkWorker:
                     break
                 if watch.looks() and not goes_on():
                     # An error to the writers: of a job that does not go on, no files are wanted.
-                    raise _Stopped
+                    raise _Stopped(written)
         sizes = {f"{PARTS}_bytes": results.size_bytes, f"{REJECTS}_bytes": rejects.size_bytes}
         return Work(counts, rest if rest.rows else None, sizes, written)
 
@@ -219,6 +221,10 @@ class ChunkWorker:
 
 class _Stopped(Exception):
     """The job does not go on."""
+
+    def __init__(self, written: int) -> None:
+        super().__init__()
+        self.written = written
 
 
 class _Watch:
