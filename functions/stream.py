@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from threefold import strict_json
 from threefold.counting import UNCOUNTED, EventCounter
 from threefold.dead_letters import RECEIVES, DeadLetters
-from threefold.deliveries import SUSPECT_RECEIVES, Delivery, by_group, followers, rounds
+from threefold.deliveries import SUSPECT_RECEIVES, Delivery, followers, rounds
 from threefold.errors import GivenUp, Malformed, NotServable, ThreefoldError
 from threefold.feature_table import open_feature_table
 from threefold.garbage import search_between
@@ -162,8 +162,8 @@ def _place(deliveries: Sequence[Delivery], failed: Failed) -> None:
         message.key = key
         if key is not None and len(key) > MAXIMUM_KEY:
             message.key = None
-            message.problem = Malformed(f"message: want a key of at most {MAXIMUM_KEY} characters, got {len(key)}")
-            delivery.outcome = delivery.rejection(message.problem)
+            size = Malformed(f"message: want a key of at most {MAXIMUM_KEY} characters, got {len(key)}")
+            delivery.outcome = delivery.rejection(size)
         delivery.place = Place(message.model, key or message.id, message.at_ms, message.id)
 
 
@@ -345,9 +345,7 @@ def _send(deliveries: Sequence[Delivery], failed: Failed, deadline: float) -> No
         delivery.encoded or protocol.encode(delivery.outcome) for delivery in ready if delivery.outcome is not None
     ]
     if ready and ready[0].group is not None:
-        unsent = _sender().send_in_order(
-            bodies, by_group(ready), deadline=deadline, more=[one.order() for one in ready]
-        )
+        unsent = _sender().send_in_order(bodies, deadline=deadline, more=[one.order() for one in ready])
     else:
         unsent = _sender().send(bodies, deadline=deadline)
     failed |= {ready[position].message_id: reason for position, reason in unsent.items()}

@@ -97,11 +97,7 @@ class Deferral:
     def _send(self, pending: Sequence[Mapping[str, Any]], bodies: Sequence[bytes], deadline: float) -> dict[int, str]:
         if not self._ordered:
             return self._sender.send(bodies, deadline=deadline)
-        more = [_order(found) for found in pending]
-        groups: dict[str, list[int]] = {}
-        for position, order in enumerate(more):
-            groups.setdefault(order["MessageGroupId"], []).append(position)
-        return self._sender.send_in_order(bodies, list(groups.values()), deadline=deadline, more=more)
+        return self._sender.send_in_order(bodies, deadline=deadline, more=[_order(found) for found in pending])
 
 
 def _body(position: int, found: Mapping[str, Any], now_ms: int, record: object) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections import defaultdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -171,11 +170,3 @@ def followers(deliveries: Sequence[Delivery], failed: Iterable[str]) -> Iterator
             stopped.add(delivery.group)
         elif delivery.group in stopped:
             yield delivery
-
-
-def by_group(deliveries: Sequence[Delivery]) -> list[list[int]]:
-    """The positions of each message group's deliveries, in their order."""
-    found: defaultdict[str | None, list[int]] = defaultdict(list)
-    for i, delivery in enumerate(deliveries):
-        found[delivery.group].append(i)
-    return list(found.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
@@ -69,7 +70,6 @@ class QueueSender:
     def send_in_order(
         self,
         bodies: Sequence[bytes],
-        groups: Sequence[Sequence[int]],
         *,
         deadline: float,
         more: Sequence[Mapping[str, Any]],
@@ -78,16 +78,18 @@ class QueueSender:
 
         Args:
             bodies: JSON.
-            groups: the positions of each group's bodies, in their order.
             deadline: on the monotonic clock.
             more: what else each entry has: its group and its deduplication id.
 
         Returns:
             By position, why a body was not sent.
         """
+        groups: defaultdict[str, list[int]] = defaultdict(list)
+        for position, order in enumerate(more):
+            groups[order["MessageGroupId"]].append(position)
         failed: dict[int, str] = {}
         stopped: set[int] = set()
-        for turn in zip_longest(*groups):
+        for turn in zip_longest(*groups.values()):
             due = {position: group for group, position in enumerate(turn) if position is not None}
             failed |= {i: f"{self.target}: an earlier one of its group was not sent" for i in due if due[i] in stopped}
             lost = self._send([i for i in due if due[i] not in stopped], bodies, more, deadline)

@@ -71,11 +71,11 @@ def identity(record: Mapping[str, Any]) -> tuple[str, int]:
     attributes = record.get("messageAttributes")
     if not attributes:
         return record["messageId"], int(record["attributes"]["SentTimestamp"])
-    original = attributes.get(ORIGINAL_ID, {}).get("stringValue") or ""
+    original = attributes.get(ORIGINAL_ID, {}).get("stringValue")
     at = attributes.get(ORIGINAL_AT, {}).get("stringValue") or ""
     # Anybody can set attributes; what is no id or time there must not stop the batch.
     return (
-        original if 0 < len(original.encode()) <= MAXIMUM_ID else record["messageId"],
+        original if is_identifier(original) else record["messageId"],
         int(at if _MILLISECONDS.fullmatch(at) else record["attributes"]["SentTimestamp"]),
     )
 

@@ -41,9 +41,18 @@ class Header:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the columns, without spaces around them."""
+        """The names of the columns, without spaces around them.
+
+        Raises:
+            InvalidTable: the text is no line of CSV.
+        """
         csv.field_size_limit(MAXIMUM_RECORD_BYTES)
-        return tuple(name.strip() for name in next(csv.reader([self.text], delimiter=self.delimiter), ()))
+        try:
+            return tuple(name.strip() for name in next(csv.reader([self.text], delimiter=self.delimiter), ()))
+        except csv.Error as error:
+            got = "a lone CR in it" if "\r" in self.text else str(error)
+            message = f"header: want a line of CSV that ends in LF or CRLF, got {got}"
+            raise InvalidTable(message) from error
 
     def check(self, features: Iterable[Feature]) -> None:
         """See that every feature without a default has its column.
@@ -116,11 +125,4 @@ def _read(body: bytes, delimiter: str) -> Top:
         message = f"line 1: want UTF-8, got byte 0x{body[error.start]:02x}"
         raise InvalidTable(message) from error
     newline = "\r\n" if body[stop:end].startswith(b"\r") else "\n"
-    top = Top(Header(text, delimiter, newline), end, 1 + body.count(b"\n", 0, end))
-    try:
-        _ = top.header.columns
-    except csv.Error as error:
-        got = "a lone CR in it" if "\r" in text else str(error)
-        message = f"header: want a line of CSV that ends in LF or CRLF, got {got}"
-        raise InvalidTable(message) from error
-    return top
+    return Top(Header(text, delimiter, newline), end, 1 + body.count(b"\n", 0, end))
